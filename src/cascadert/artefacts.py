@@ -1,0 +1,129 @@
+"""Folders of a JSON manifest and parts: written at once or not at all, read strictly, never edited in place.
+
+Nothing here executes or unpickles what it reads. Every part is named in the manifest with its size and sha256, and a
+reader refuses what is missing, changed, outside the folder, or of an unknown schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, TypeVar
+
+from pydantic import Field, ValidationError
+
+from cascadert.errors import BundleError, InvalidRequest
+from cascadert.spec import Strict
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+"""Larger manifests are refused before they are parsed: real ones have some kilobytes."""
+
+
+class Part(Strict):
+    """One file of an artefact."""
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Strict):
+    """What every manifest starts with."""
+
+    schema_: Annotated[str, Field(alias="schema")]
+    created_by: str
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return every file that belongs to the artefact besides the manifest."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """Return the text of the manifest file."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+M = TypeVar("M", bound=Manifest)
+
+
+def make_part(path: str, content: bytes) -> Part:
+    """Describe `content` as the part at `path`, relative to the artefact's folder."""
+    return Part(path=path, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+    """Write a folder of files so that a reader sees all of it or none.
+
+    Raises:
+        InvalidRequest: something is there already and `replace` is false, or what is there is not an artefact.
+    """
+    if folder.exists() and not replace:
+        raise InvalidRequest(str(folder), "exists already", "choose another output, or pass --force to replace it")
+    if folder.exists() and any(folder.iterdir()) and not any(folder.glob("*.json")):
+        raise InvalidRequest(str(folder), "is not an artefact of cascadert", "choose another output")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
+        for name, content in files.items():
+            target = fresh / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> M:
+    """Read and validate the manifest `file_name` of `folder`; parts are not touched yet.
+
+    Raises:
+        BundleError: no folder, no manifest, one that is too large, broken, of another schema, or with wrong fields.
+    """
+    path = folder / file_name
+    if not path.is_file():
+        found = "there is no such folder" if not folder.exists() else f"holds no {file_name}"
+        raise BundleError(str(folder), found, "give a folder written by cascadert")
+    size = path.stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(str(path), f"has {size} bytes where {MAX_MANIFEST_BYTES} are the limit", "write it anew")
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(str(path), f"is not valid JSON: {error}", "write it anew") from error
+    found_schema = data.get("schema") if isinstance(data, dict) else None
+    if found_schema != schema:
+        raise BundleError(str(path), f"has schema {found_schema!r}", f"this version reads {schema!r}: write it anew")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise BundleError(f"{path}: {field}", problem["msg"], "write it anew") from error
+
+
+def read_part(folder: Path, part: Part) -> bytes:
+    """Read one part and check it against its description.
+
+    Raises:
+        BundleError: a path outside the folder, a missing file, or a size or digest that differs.
+    """
+    relative = PurePosixPath(part.path)
+    path = folder / relative
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if relative.is_absolute() or ".." in relative.parts or not inside:
+        raise BundleError(f"{folder}: {part.path}", "lies outside the folder", "do not use this artefact")
+    if not path.is_file():
+        raise BundleError(str(path), "is missing", "write the artefact anew")
+    if path.stat().st_size != part.bytes:
+        raise BundleError(str(path), f"has {path.stat().st_size} bytes, not {part.bytes}", "write the artefact anew")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != part.sha256:
+        found = f"was changed: sha256 {digest[:12]}…, not {part.sha256[:12]}…"
+        raise BundleError(str(path), found, "write the artefact anew")
+    return content

@@ -1,0 +1,169 @@
+"""`Bundle`: a compiled cascade, portable between machines: a manifest and one semantic ONNX graph per stage.
+
+The manifest wires the stages: each input names its `producer.tensor`, the frame being the producer `frame`. Nothing is
+implied by position but the order in which stages run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cascadert._version import __version__
+from cascadert.artefacts import Manifest, Part, make_part, read_manifest, read_part, write_folder
+from cascadert.errors import BundleError
+from cascadert.graph import DType, Graph, TensorSpec
+from cascadert.spec import CascadeSpec, SelectPolicy, Strict
+
+BUNDLE_SCHEMA = "cascadert-bundle-1"
+BUNDLE_FILE = "bundle.json"
+FRAME = "frame"
+CREATED_BY = f"cascadert {__version__}"
+
+
+class TensorEntry(Strict):
+    """Name, element type and shape of a tensor; a dynamic dimension has a name."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+    def spec(self) -> TensorSpec:
+        """Return the same as a plain value."""
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
+class InputEntry(TensorEntry):
+    """An input and where it comes from: `source` is `producer.tensor`, for frames `frame.<plane>`.
+
+    `prefix` marks the input as the first n entries of its source: the blocks to refine.
+    """
+
+    source: str
+    prefix: bool = False
+
+    @property
+    def producer(self) -> str:
+        """The stage (or `frame`) that makes the tensor."""
+        return self.source.split(".", 1)[0]
+
+
+class OutputEntry(TensorEntry):
+    """An output; `when_skipped` is the tensor that stands for it when n = 0, none where nothing does."""
+
+    when_skipped: str | None = None
+
+
+class SelectEntry(Strict):
+    """The decision before a stage: how many blocks of `order` to refine, from their sorted `scores`."""
+
+    scores: str
+    order: str
+    unit: Literal["bits"] = "bits"
+    policy: SelectPolicy
+
+
+class NetworkEntry(Strict):
+    """Where a stage's network came from, so that parity can build it again, and what it costs.
+
+    `state_sha256` covers every parameter and buffer. `macs` counts convolutions for one frame or one block.
+    """
+
+    model: str
+    args: dict[str, Any]
+    weights: str | None
+    random_seed: int | None
+    state_sha256: str
+    parameters: int
+    macs: int
+    input_shape: tuple[int, ...]
+
+
+class StageEntry(Strict):
+    """One graph, its wiring, and the decision before it."""
+
+    name: str
+    graph: Part
+    inputs: tuple[InputEntry, ...]
+    outputs: tuple[OutputEntry, ...]
+    select: SelectEntry | None
+    network: NetworkEntry
+
+
+class BundleManifest(Manifest):
+    """Everything about a cascade but its weights and graphs."""
+
+    schema_: Annotated[Literal["cascadert-bundle-1"], Field(alias="schema")]
+    spec: CascadeSpec
+    spec_folder: str
+    stages: Annotated[tuple[StageEntry, ...], Field(min_length=1)]
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the graphs."""
+        return tuple(stage.graph for stage in self.stages)
+
+    @model_validator(mode="after")
+    def _wired(self) -> BundleManifest:
+        known: set[str] = set()
+        for stage in self.stages:
+            select = () if stage.select is None else (stage.select.scores, stage.select.order)
+            for source in (*(i.source for i in stage.inputs), *select):
+                if not source.startswith(f"{FRAME}.") and source not in known:
+                    raise ValueError(f"stage '{stage.name}' reads '{source}', which no earlier stage makes")
+            known |= {f"{stage.name}.{output.name}" for output in stage.outputs}
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose parts were checked against its manifest."""
+
+    path: Path
+    manifest: BundleManifest
+
+    @property
+    def spec(self) -> CascadeSpec:
+        """The specification that was exported."""
+        return self.manifest.spec
+
+    @cached_property
+    def graphs(self) -> Mapping[str, Graph]:
+        """Semantic graph of each stage, by name."""
+        return {stage.name: self._graph(stage) for stage in self.manifest.stages}
+
+    def _graph(self, stage: StageEntry) -> Graph:
+        inputs, outputs = (tuple(entry.spec() for entry in entries) for entries in (stage.inputs, stage.outputs))
+        return Graph(read_part(self.path, stage.graph), inputs, outputs)
+
+
+def stage_part(name: str, graph: Graph) -> Part:
+    """Describe a stage's graph as a part of a bundle."""
+    return make_part(f"stages/{name}.onnx", graph.onnx)
+
+
+def write_bundle(path: Path, manifest: BundleManifest, graphs: Mapping[str, Graph], *, replace: bool = False) -> Bundle:
+    """Write a bundle atomically.
+
+    Raises:
+        InvalidRequest: the path exists and `replace` is false.
+    """
+    files = {stage.graph.path: graphs[stage.name].onnx for stage in manifest.stages}
+    write_folder(path, {**files, BUNDLE_FILE: manifest.to_json().encode()}, replace=replace)
+    return Bundle(path, manifest)
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Open a bundle and verify all its parts.
+
+    Raises:
+        BundleError: see `read_manifest` and `read_part`.
+    """
+    bundle = Bundle(path, read_manifest(path, BUNDLE_FILE, BUNDLE_SCHEMA, BundleManifest))
+    if len(bundle.graphs) < len(bundle.manifest.stages):
+        raise BundleError(str(path), "has two stages of one name", "write it anew")
+    return bundle

@@ -1,0 +1,1 @@
+"""Measure a cascade: parity with PyTorch, mIoU, oracles."""

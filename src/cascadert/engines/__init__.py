@@ -1,0 +1,1 @@
+"""Targets and engine builds: a bundle becomes a deployment."""

@@ -1,0 +1,118 @@
+"""What stands around a network inside a stage: pixels in, uncertainty and labels out.
+
+Plain functions of torch tensors, in float32 whatever the network's precision, written so that the exporter turns them
+into operators every backend knows (design.md, "Traps").
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cascadert.geometry import Axis, Grid
+from cascadert.spec import FrameSpec, PixelFormat, Preprocessing
+
+# BT.601, limited range: what V4L2 cameras and hardware decoders hand over as NV12 unless told otherwise.
+_YUV_TO_RGB = ((1.164383, 0.0, 1.596027), (1.164383, -0.391762, -0.812968), (1.164383, 2.017232, 0.0))
+_YUV_OFFSET = (16.0, 128.0, 128.0)
+
+
+def plane_shapes(frame: FrameSpec) -> dict[str, tuple[int, int, int, int]]:
+    """Name and shape `[N, H, W, C]` of each uint8 tensor of the port `frame`."""
+    n, height, width = frame.cameras, frame.height, frame.width
+    if frame.pixel_format == "nv12":
+        return {"frame.y": (n, height, width, 1), "frame.uv": (n, height // 2, width // 2, 2)}
+    return {"frame": (n, height, width, 4 if frame.pixel_format == "rgba8" else 3)}
+
+
+class Normalise(nn.Module):
+    """Pixels of any format, uint8 `[n, h, w, C]`, to what the network was trained on: float32 `[n, 3, h, w]`."""
+
+    mean: Tensor
+    std: Tensor
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, pixel_format: PixelFormat, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.pixel_format = pixel_format
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1) * 255)
+        self.register_buffer("matrix", torch.tensor(_YUV_TO_RGB).view(3, 3, 1, 1))
+        self.register_buffer("offset", torch.tensor(_YUV_OFFSET).view(3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map uint8 `[n, h, w, C]` (for nv12: C = 3, luma and both chroma at every pixel) to float32 `[n, 3, h, w]`."""
+        planes = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        if self.pixel_format == "bgr8":
+            planes = planes.flip(1)
+        elif self.pixel_format == "rgba8":
+            planes = planes[:, :3]
+        elif self.pixel_format == "nv12":
+            planes = F.conv2d(planes - self.offset, self.matrix).clamp(0, 255)
+        return (planes - self.mean) / self.std
+
+
+def whole_frame(planes: tuple[Tensor, ...]) -> Tensor:
+    """Return uint8 `[N, H, W, C]` with every channel at every pixel; NV12 chroma is repeated, not interpolated."""
+    if len(planes) == 1:
+        return planes[0]
+    luma, chroma = planes
+    return torch.cat([luma, chroma.repeat_interleave(2, 1).repeat_interleave(2, 2)], dim=3)
+
+
+def as_class_logits(logits: Tensor) -> Tensor:
+    """Turn one-channel logits of a binary task into two classes: softmax of [0, y] is [1 - sigmoid(y), sigmoid(y)]."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, pixel centres at half-integers, no antialiasing: the one resize of every stage. `[n, c, h, w]`."""
+    if image.shape[2] == height and image.shape[3] == width:
+        return image
+    return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def entropy_bits(logits: Tensor) -> Tensor:
+    """Entropy of the softmax over axis 1, in bits: `[n, K, h, w]` to `[n, h, w]` (paper 000, eq. 1).
+
+    With m = max y, e = exp(y - m), s = sum e: H = (log s - sum e (y - m) / s) / ln 2. No logarithm over K, and no NaN
+    where a class is certain.
+    """
+    shifted = logits - logits.amax(dim=1, keepdim=True)
+    weights = shifted.exp()
+    total = weights.sum(dim=1)
+    return (total.log() - (weights * shifted).sum(dim=1) / total) / math.log(2)
+
+
+def _axis_means(values: Tensor, axis: Axis, dim: int) -> Tensor:
+    """Mean over each block of one axis. Tile means come first, so that overlapping blocks share their sums."""
+    tiled = list(values.shape)
+    tiled[dim : dim + 1] = [axis.length // axis.tile, axis.tile]
+    means = values.reshape(tiled).mean(dim + 1)
+    per_block = axis.block // axis.tile
+    if per_block == 1 and not axis.overlaps:
+        return means
+    tiles = torch.tensor([start // axis.tile + i for start in axis.starts for i in range(per_block)])
+    grouped = list(means.shape)
+    grouped[dim : dim + 1] = [len(axis.starts), per_block]
+    return means.index_select(dim, tiles).reshape(grouped).mean(dim + 1)
+
+
+def block_means(values: Tensor, grid: Grid) -> Tensor:
+    """Mean of float32 `[N, H, W]` over each block: `[N * G]`, a camera's blocks in a row."""
+    return _axis_means(_axis_means(values, grid.columns, 2), grid.rows, 1).reshape(-1)
+
+
+def sort_blocks(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores descending, float32 `[N * G]`, and the block of each, int32; equal scores in the order of their blocks."""
+    ordered, order = torch.sort(scores, descending=True, stable=True)
+    return ordered, order.to(torch.int32)
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """Arg-max over classes, the lowest on ties: `[n, K, h, w]` to uint8 `[n, h, w]`."""
+    return logits.argmax(dim=1).to(torch.uint8)

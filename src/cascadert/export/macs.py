@@ -1,0 +1,48 @@
+"""Counts parameters and convolution multiply-adds without computing anything."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, trainable or not; buffers (batch-norm statistics) are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of every convolution and transposed convolution in one forward pass.
+
+    Runs a copy of the module in evaluation mode on meta tensors. Bias, normalisation, activation, pooling
+    and interpolation are left out, as is usual for published counts. A transposed convolution costs its
+    kernel once per *input* pixel.
+
+    Args:
+        module: network of one image tensor.
+        input_shape: shape of its input, ``(N, C, H, W)``; the count is for all N images.
+    """
+    total = 0
+
+    def add(layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        # weight[0] holds the products of one position of the map that the kernel walks over.
+        walked = inputs[0] if isinstance(layer, _TRANSPOSED) else output
+        total += math.prod(walked.shape) * math.prod(weight.shape[1:])
+
+    shadow = copy.deepcopy(module).to("meta").eval()
+    for layer in shadow.modules():
+        if isinstance(layer, _CONVOLUTIONS):
+            layer.register_forward_hook(add)
+    with torch.no_grad():
+        shadow(torch.empty(input_shape, device="meta"))
+    return total

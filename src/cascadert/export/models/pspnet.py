@@ -1,0 +1,87 @@
+"""PSPNet: a dilated residual backbone with a pyramid of pooled context.
+
+Source: Zhao et al., "Pyramid Scene Parsing Network", arXiv:1612.01105; ResNet-50 form as in hszhao/semseg
+``model/pspnet.py`` without its auxiliary head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cascadert.export.models.resnet import BasicBlock, Bottleneck, DilatedResNet, conv_norm_relu
+
+BINS = (1, 2, 3, 6)
+
+
+class PyramidPooling(nn.Module):
+    """Appends context pooled to ``bins``: ``[N, C, h, w] -> [N, C + len(bins) * width, h, w]``."""
+
+    def __init__(self, channels: int, width: int, bins: tuple[int, ...]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), conv_norm_relu(channels, width, 1)) for size in bins
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[-2:]
+        context = [
+            functional.interpolate(branch(x), size=size, mode="bilinear", align_corners=False)
+            for branch in self.branches
+        ]
+        return torch.cat((x, *context), 1)
+
+
+class PSPNet(nn.Module):
+    """PSPNet whose logits keep the backbone's stride of 8; the stage around it up-samples them.
+
+    Args:
+        backbone: feature extractor of output stride 8.
+        classes: number of classes K.
+        context: channels of each pyramid branch.
+        hidden: channels of the 3x3 convolution before the classifier.
+    """
+
+    def __init__(self, backbone: DilatedResNet, classes: int, context: int, hidden: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = PyramidPooling(backbone.channels, context, BINS)
+        self.head = nn.Sequential(
+            conv_norm_relu(backbone.channels + len(BINS) * context, hidden),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(hidden, classes, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Segments normalised images.
+
+        Args:
+            x: float images ``[N, 3, H, W]``.
+
+        Returns:
+            Logits ``[N, K, ceil(H/8), ceil(W/8)]``.
+        """
+        logits: torch.Tensor = self.head(self.pyramid(self.backbone(x)))
+        return logits
+
+
+def pspnet_r50(classes: int) -> PSPNet:
+    """Builds PSPNet on a deep-stem ResNet-50 (46,715,347 parameters at 19 classes) with fresh weights."""
+    backbone = DilatedResNet(Bottleneck, (3, 4, 6, 3), stem=(64, 64, 128), width=64)
+    return PSPNet(backbone, classes, context=512, hidden=512)
+
+
+def pspnet_small(
+    classes: int, width: int = 24, blocks: tuple[int, int, int, int] = (2, 2, 2, 1), hidden: int = 96
+) -> PSPNet:
+    """Builds a PSPNet of basic blocks, small enough to train and run on a CPU.
+
+    Args:
+        classes: number of classes K.
+        width: channels of the stem and of layer 1; layer 4 has eight times as many.
+        blocks: residual blocks in each of the four layers.
+        hidden: channels before the classifier.
+    """
+    backbone = DilatedResNet(BasicBlock, blocks, stem=(width, width, width), width=width)
+    return PSPNet(backbone, classes, context=2 * width, hidden=hidden)

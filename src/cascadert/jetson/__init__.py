@@ -1,0 +1,1 @@
+"""On the device: sources, sinks, overlays and the run loop. Imports neither torch nor onnx."""

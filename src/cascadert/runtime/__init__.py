@@ -1,0 +1,1 @@
+"""Run compiled stages: devices, executables, selection and the pipeline. Imports neither torch nor onnx."""

@@ -1,0 +1,151 @@
+"""A list of polygons in world coordinates: filled far to near, then projected, shaded by distance and painted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cascadert.scenes.camera import NEAR_M, Camera
+
+Colour = tuple[float, float, float]
+Point = tuple[float, float, float]
+
+# Odd, so that the middle sample of each pixel is its centre: labels are taken there, colours are averaged.
+OVERSAMPLING = 3
+
+
+class DisplayList:
+    """Polygons in painter's order. Colours are 0 to 1 before haze; labels are class ids."""
+
+    def __init__(self) -> None:
+        self._points: list[Point] = []
+        self._sizes: list[int] = []
+        self._colours: list[Colour] = []
+        self._labels: list[int] = []
+        self._chunks: list[tuple[NDArray[np.float64], ...]] = []
+
+    def polygon(self, points: Sequence[Point], colour: Colour, label: int) -> None:
+        """Add one polygon."""
+        self._points.extend(points)
+        self._sizes.append(len(points))
+        self._colours.append(colour)
+        self._labels.append(label)
+
+    def polygons(self, points: NDArray[np.float64], colours: NDArray[np.float64], label: int) -> None:
+        """Add `P` polygons of `V` corners each: points `[P, V, 3]`, colours `[P, 3]`."""
+        count, corners = points.shape[:2]
+        if count == 0:
+            return
+        self._flush()
+        self._chunks.append(
+            (
+                points.reshape(-1, 3),
+                np.full(count, float(corners)),
+                np.broadcast_to(colours, (count, 3)),
+                np.full(count, float(label)),
+            )
+        )
+
+    def limb(
+        self, start: Point, end: Point, radius: float, colour: Colour, label: int, end_radius: float | None = None
+    ) -> None:
+        """Add a straight thick line that faces the camera: a limb, a pole, a tube."""
+        across, up = end[0] - start[0], end[1] - start[1]
+        length = math.hypot(across, up)
+        nx, ny = (-up / length, across / length) if length > 1e-6 else (1.0, 0.0)
+        last = radius if end_radius is None else end_radius
+        self.polygon(
+            (
+                (start[0] + nx * radius, start[1] + ny * radius, start[2]),
+                (end[0] + nx * last, end[1] + ny * last, end[2]),
+                (end[0] - nx * last, end[1] - ny * last, end[2]),
+                (start[0] - nx * radius, start[1] - ny * radius, start[2]),
+            ),
+            colour,
+            label,
+        )
+
+    def box_face(self, x0: float, x1: float, y0: float, y1: float, z: float, colour: Colour, label: int) -> None:
+        """Add an upright rectangle that faces along the street."""
+        self.polygon(((x0, y0, z), (x0, y1, z), (x1, y1, z), (x1, y0, z)), colour, label)
+
+    def side_face(self, x: float, z0: float, z1: float, y0: float, y1: float, colour: Colour, label: int) -> None:
+        """Add an upright rectangle that runs along the street."""
+        self.polygon(((x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)), colour, label)
+
+    def disc(
+        self, centre: Point, radius: float, colour: Colour, label: int, corners: int = 10, turn: float = 0.0
+    ) -> None:
+        """Add a regular polygon that faces along the street."""
+        x, y, z = centre
+        step = 2.0 * math.pi / corners
+        self.polygon(
+            [
+                (x + radius * math.cos(turn + i * step), y + radius * math.sin(turn + i * step), z)
+                for i in range(corners)
+            ],
+            colour,
+            label,
+        )
+
+    def _flush(self) -> None:
+        if self._sizes:
+            self._chunks.append(
+                (
+                    np.array(self._points, dtype=np.float64),
+                    np.array(self._sizes, dtype=np.float64),
+                    np.array(self._colours, dtype=np.float64),
+                    np.array(self._labels, dtype=np.float64),
+                )
+            )
+            self._points, self._sizes, self._colours, self._labels = [], [], [], []
+
+    def paint(
+        self, image: Image.Image, camera: Camera, scale: int, haze_per_m: float = 0.0, haze: Colour = (1, 1, 1)
+    ) -> None:
+        """Project every polygon and paint it on `image`, which is `scale` times as fine as the camera's picture.
+
+        A four-band image takes colour and label as its four bytes; a one-band image the red of the colour.
+        """
+        self._flush()
+        if not self._chunks:
+            return
+        points, sizes, colours, labels = (np.concatenate(parts) for parts in zip(*self._chunks, strict=True))
+        pixels, depth = camera.project(points)
+        ends = np.cumsum(sizes).astype(np.int64)
+        starts = ends - sizes.astype(np.int64)
+        keep = _inside(pixels, depth, starts, camera)
+        mean_depth = np.maximum(np.add.reduceat(depth, starts) / sizes, NEAR_M)
+        clear = np.exp(-haze_per_m * mean_depth)[:, None]
+        shaded = colours * clear + np.asarray(haze) * (1.0 - clear)
+        inks = np.empty((len(sizes), 4), dtype=np.int64)
+        inks[:, :3] = np.clip(shaded * 255.0 + 0.5, 0, 255)
+        inks[:, 3] = labels
+        _fill(image, np.clip(pixels * scale - 0.5, -1e6, 1e6), starts[keep], ends[keep], inks[keep])
+
+
+def _inside(
+    pixels: NDArray[np.float64], depth: NDArray[np.float64], starts: NDArray[np.int64], camera: Camera
+) -> NDArray[np.bool_]:
+    left, top = np.minimum.reduceat(pixels, starts).T
+    right, bottom = np.maximum.reduceat(pixels, starts).T
+    seen: NDArray[np.bool_] = (right >= 0) & (left <= camera.width) & (bottom >= 0) & (top <= camera.height)
+    return seen & (np.maximum.reduceat(depth, starts) > NEAR_M)
+
+
+def _fill(
+    image: Image.Image,
+    pixels: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    inks: NDArray[np.int64],
+) -> None:
+    flat = pixels.ravel().tolist()
+    polygon = ImageDraw.Draw(image).polygon
+    single = image.getbands() == ("L",)
+    for start, end, ink in zip((starts * 2).tolist(), (ends * 2).tolist(), inks.tolist(), strict=True):
+        polygon(flat[start:end], fill=ink[0] if single else tuple(ink))

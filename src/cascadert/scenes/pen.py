@@ -1,0 +1,90 @@
+"""What an object needs to draw itself: the polygon list, the camera, the light and the shadows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from cascadert.scenes.camera import Camera
+from cascadert.scenes.display import Colour, DisplayList
+from cascadert.scenes.style import Style
+
+
+@dataclass(frozen=True)
+class Pen:
+    """Handed to every object.
+
+    Attributes:
+        camera: The view.
+        style: The street's look.
+        time_s: Time of the frame.
+        solid: Receives the object's polygons.
+        shadows: Receives dark ground polygons; the red of their colour is the brightness that is left.
+    """
+
+    camera: Camera
+    style: Style
+    time_s: float
+    solid: DisplayList = field(default_factory=DisplayList)
+    shadows: DisplayList = field(default_factory=DisplayList)
+
+    def lit(self, colour: Colour, brightness: float) -> Colour:
+        """A surface's colour under this street's light."""
+        tint = self.style.light.tint
+        return (colour[0] * brightness * tint[0], colour[1] * brightness * tint[1], colour[2] * brightness * tint[2])
+
+    def facing(self, colour: Colour, x: float, y: float, z: float) -> Colour:
+        """The colour of a surface with normal (x, y, z)."""
+        return self.lit(colour, self.style.light.on(x, y, z))
+
+    def pixels(self, metres: float, z: float) -> float:
+        """How many pixels `metres` at `z` cover."""
+        return metres * self.camera.pixels_per_metre(z)
+
+    def contact_shadow(self, x0: float, x1: float, z0: float, z1: float, left: float = 0.4) -> None:
+        """Darken the ground under an object."""
+        cx, cz, rx, rz = (x0 + x1) / 2, (z0 + z1) / 2, (x1 - x0) / 2, (z1 - z0) / 2
+        outline = [
+            (
+                cx + rx * _squared(math.cos(a * math.pi / 8)),
+                0.0,
+                cz + rz * _squared(math.sin(a * math.pi / 8)),
+            )
+            for a in range(16)
+        ]
+        self.shadows.polygon(outline, (left, left, left), 0)
+
+    def cast_shadow(self, x0: float, x1: float, z0: float, z1: float, height: float) -> None:
+        """Darken the ground where a box of `height` metres stands in the sun's way."""
+        light = self.style.light
+        if light.direct < 0.2:
+            return
+        reach = height / max(light.sun[1], 0.3)
+        dx, dz = -light.sun[0] * reach, -light.sun[2] * reach
+        left = light.shadow
+        corners = [(x0, z0), (x1, z0), (x1, z1), (x0, z1)]
+        hull = _hull(corners + [(x + dx, z + dz) for x, z in corners])
+        self.shadows.polygon([(x, 0.0, z) for x, z in hull], (left, left, left), 0)
+
+
+def _squared(value: float) -> float:
+    return math.copysign(math.sqrt(abs(value)), value)
+
+
+def _hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Convex hull by Andrew's monotone chain."""
+    ordered = sorted(set(points))
+
+    def chain(run: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        out: list[tuple[float, float]] = []
+        for p in run:
+            while len(out) > 1 and _turn(out[-2], out[-1], p) <= 0:
+                out.pop()
+            out.append(p)
+        return out[:-1]
+
+    return chain(ordered) + chain(ordered[::-1])
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -1,0 +1,253 @@
+"""Cars, vans, trucks, buses and trams: a side profile extruded across the street, with glass, wheels and lights."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from cascadert.classes import BUS, CAR, TRAIN, TRUCK
+from cascadert.scenes.display import Colour, Point
+from cascadert.scenes.pen import Pen
+from cascadert.scenes.rng import keyed, mix, vary
+
+_GLASS: Colour = (0.10, 0.12, 0.14)
+_TYRE: Colour = (0.07, 0.07, 0.08)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A side view in metres: `outline` from the lower rear corner over the roof to the lower front corner.
+
+    Attributes:
+        label: Class id.
+        length: Rear to front.
+        width: Across.
+        outline: Points (from rear, up).
+        parts: Per outline edge: b body, g glass.
+        panes: Side windows, each a polygon of (from rear, up).
+        wheels: Wheel centres from the rear.
+        wheel: Wheel radius.
+    """
+
+    label: int
+    length: float
+    width: float
+    outline: tuple[tuple[float, float], ...]
+    parts: str
+    panes: tuple[tuple[tuple[float, float], ...], ...]
+    wheels: tuple[float, ...]
+    wheel: float = 0.32
+
+
+def _row(start: float, stop: float, count: int, low: float, high: float) -> tuple[tuple[tuple[float, float], ...], ...]:
+    step = (stop - start) / count
+    return tuple(
+        (
+            (start + i * step + 0.05, low),
+            (start + i * step + 0.05, high),
+            (start + (i + 1) * step - 0.05, high),
+            (start + (i + 1) * step - 0.05, low),
+        )
+        for i in range(count)
+    )
+
+
+SHAPES: dict[str, Shape] = {
+    "sedan": Shape(
+        CAR, 4.6, 1.8,
+        ((0, 0.28), (0, 0.85), (0.5, 0.98), (1.2, 1.42), (2.7, 1.45), (3.4, 0.98), (4.4, 0.80), (4.6, 0.6), (4.6, 0.28)),
+        "bbgbgbbb",
+        (((0.8, 0.98), (1.32, 1.34), (1.98, 1.37), (1.98, 0.98)), ((2.08, 0.98), (2.08, 1.37), (2.62, 1.37), (3.2, 0.98))),
+        (0.85, 3.7),
+    ),
+    "hatch": Shape(
+        CAR, 4.1, 1.75,
+        ((0, 0.28), (0.02, 0.95), (0.45, 1.45), (2.3, 1.5), (3.15, 1.02), (3.95, 0.84), (4.1, 0.6), (4.1, 0.28)),
+        "bgbgbbb",
+        (((0.45, 1.0), (0.7, 1.38), (1.45, 1.41), (1.45, 1.0)), ((1.55, 1.0), (1.55, 1.41), (2.22, 1.41), (2.9, 1.0))),
+        (0.7, 3.3),
+    ),
+    "suv": Shape(
+        CAR, 4.7, 1.9,
+        ((0, 0.35), (0, 1.08), (0.35, 1.66), (2.8, 1.72), (3.5, 1.12), (4.55, 1.0), (4.7, 0.75), (4.7, 0.35)),
+        "bgbgbbb",
+        (((0.4, 1.12), (0.6, 1.58), (1.75, 1.61), (1.75, 1.12)), ((1.87, 1.12), (1.87, 1.61), (2.7, 1.62), (3.25, 1.12))),
+        (0.85, 3.75), 0.37,
+    ),
+    "van": Shape(
+        CAR, 5.0, 1.95,
+        ((0, 0.35), (0, 1.1), (0.12, 1.95), (3.7, 2.0), (4.5, 1.15), (4.95, 0.95), (5.0, 0.35)),
+        "bgbgbb",
+        (((2.9, 1.15), (2.9, 1.8), (3.65, 1.8), (4.2, 1.15)), ((0.4, 1.2), (0.4, 1.8), (2.7, 1.8), (2.7, 1.2))),
+        (0.95, 4.0), 0.34,
+    ),
+    "truck": Shape(
+        TRUCK, 8.4, 2.45,
+        ((0, 0.6), (0, 3.4), (6.1, 3.4), (6.1, 2.7), (7.9, 2.7), (8.35, 1.55), (8.4, 0.45)),
+        "bbbbgb",
+        (((6.7, 1.6), (6.7, 2.4), (7.7, 2.4), (8.0, 1.6)),),
+        (1.4, 2.5, 7.2), 0.5,
+    ),
+    "lorry": Shape(
+        TRUCK, 6.4, 2.2,
+        ((0, 0.55), (0, 1.3), (4.1, 1.3), (4.1, 2.3), (5.7, 2.3), (6.25, 1.4), (6.4, 0.45)),
+        "bbbbgb",
+        (((4.5, 1.4), (4.5, 2.1), (5.5, 2.1), (5.9, 1.4)),),
+        (1.2, 5.3), 0.45,
+    ),
+    "bus": Shape(
+        BUS, 11.5, 2.5,
+        ((0, 0.35), (0, 1.5), (0.1, 2.7), (0.2, 3.05), (11.3, 3.05), (11.45, 2.7), (11.5, 1.2), (11.5, 0.35)),
+        "bgbbbgb",
+        _row(0.5, 10.0, 6, 1.45, 2.6) + _row(10.1, 11.3, 1, 0.6, 2.6),
+        (2.6, 8.8), 0.48,
+    ),
+    "tram": Shape(
+        TRAIN, 10.5, 2.55,
+        ((0, 0.3), (0, 1.4), (0.35, 2.9), (0.6, 3.35), (9.9, 3.35), (10.15, 2.9), (10.5, 1.4), (10.5, 0.3)),
+        "bgbbbgb",
+        _row(0.8, 9.7, 6, 1.5, 2.7),
+        (1.8, 3.2, 7.4, 8.8), 0.3,
+    ),
+}  # fmt: skip
+
+_PAINTS: tuple[Colour, ...] = (
+    (0.82, 0.83, 0.84), (0.12, 0.12, 0.13), (0.46, 0.48, 0.50), (0.60, 0.62, 0.64), (0.45, 0.07, 0.07),
+    (0.10, 0.17, 0.36), (0.13, 0.27, 0.20), (0.68, 0.58, 0.32), (0.22, 0.24, 0.28), (0.70, 0.28, 0.08),
+    (0.30, 0.44, 0.60),
+)  # fmt: skip
+_FLEETS: tuple[Colour, ...] = (
+    (0.75, 0.16, 0.12), (0.84, 0.70, 0.16), (0.16, 0.34, 0.62), (0.82, 0.82, 0.80), (0.18, 0.45, 0.30), (0.75, 0.45, 0.12),
+)  # fmt: skip
+
+
+def draw_vehicle(pen: Pen, kind: str, x: float, z: float, heading: int, key: str) -> None:
+    """Draw a vehicle centred at (x, z), driving along the street (`heading` 1) or against it (-1)."""
+    shape = SHAPES[kind]
+    rng = keyed(pen.style.seed, "paint", key)
+    fleet = shape.label in (BUS, TRAIN)
+    paint = vary(rng, rng.choice(_FLEETS if fleet else _PAINTS), 0.15)
+    if shape.label == TRAIN:
+        paint = vary(keyed(pen.style.seed, "tram"), keyed(pen.style.seed, "tram").choice(_FLEETS), 0.1)
+    half = shape.width / 2
+    z0, z1 = z - shape.length / 2, z + shape.length / 2
+    pen.cast_shadow(x - half, x + half, z0, z1, shape.outline[len(shape.outline) // 2][1])
+    pen.contact_shadow(x - half - 0.12, x + half + 0.12, z0 - 0.15, z1 + 0.15)
+    body = _Body(pen, shape, x, z, heading, paint, rng)
+    body.draw()
+
+
+class _Body:
+    """One vehicle while it is drawn."""
+
+    def __init__(
+        self, pen: Pen, shape: Shape, x: float, z: float, heading: int, paint: Colour, rng: random.Random
+    ) -> None:
+        self.pen, self.shape, self.heading, self.paint, self.rng = pen, shape, heading, paint, rng
+        self.x0, self.x1 = x - shape.width / 2, x + shape.width / 2
+        self.start = z - heading * shape.length / 2
+        self.detail = pen.pixels(shape.width, z - shape.length / 2) > 9
+        light = pen.style.light
+        self.glass = mix(_GLASS, mix(light.horizon, light.zenith, 0.4), 0.28)
+
+    def z(self, along: float) -> float:
+        """World z of a point `along` metres from the rear."""
+        return self.start + self.heading * along
+
+    def draw(self) -> None:
+        """Draw far faces, then near faces, then the visible side."""
+        camera = self.pen.camera
+        edges = list(zip(self.shape.outline, self.shape.outline[1:], self.shape.parts, strict=False))
+        low, high = self.shape.outline[0][1], min(p[1] for p in self.shape.outline)
+        near = min(self.z(0), self.z(self.shape.length))
+        self.pen.solid.box_face(self.x0 + 0.1, self.x1 - 0.1, 0.12, max(low, high) + 0.05, near + 0.5, _TYRE, self.shape.label)
+        for start, end, part in sorted(edges, key=lambda e: -(self.z(e[0][0]) + self.z(e[1][0]))):
+            self._edge(start, end, part)
+        near_side = self.x0 if self.x0 > camera.x_m else self.x1 if self.x1 < camera.x_m else None
+        if near_side is not None:
+            self._side(near_side)
+        if self.detail:
+            self._end()
+
+    def _edge(self, start: tuple[float, float], end: tuple[float, float], part: str) -> None:
+        along, up = end[0] - start[0], end[1] - start[1]
+        length = math.hypot(along, up)
+        normal = (0.0, along / length, -self.heading * up / length)
+        middle_y = (start[1] + end[1]) / 2
+        middle_z = (self.z(start[0]) + self.z(end[0])) / 2
+        toward = normal[1] * (self.pen.camera.y_m - middle_y) + normal[2] * (self.pen.camera.z_m - middle_z)
+        if toward <= 0:
+            return
+        body = self.pen.facing(self.paint, *normal)
+        label = self.shape.label
+        self.pen.solid.polygon(self._span(start, end, 0.0), body, label)
+        if part == "g":
+            gloss = mix(self.glass, self.pen.style.light.horizon, 0.2 * max(0.0, normal[1]))
+            self.pen.solid.polygon(self._span(start, end, 0.09), gloss, label)
+
+    def _span(self, start: tuple[float, float], end: tuple[float, float], inset: float) -> tuple[Point, ...]:
+        za, zb = self.z(start[0]), self.z(end[0])
+        dy = (end[1] - start[1]) * inset * 0.6
+        dz = (zb - za) * inset * 0.6
+        x0, x1 = self.x0 + inset * self.shape.width, self.x1 - inset * self.shape.width
+        return (
+            (x0, start[1] + dy, za + dz), (x0, end[1] - dy, zb - dz),
+            (x1, end[1] - dy, zb - dz), (x1, start[1] + dy, za + dz),
+        )  # fmt: skip
+
+    def _side(self, x: float) -> None:
+        pen, shape = self.pen, self.shape
+        normal = -1.0 if x == self.x0 else 1.0
+        label = shape.label
+        body = pen.facing(self.paint, normal, 0.15, 0)
+        pen.solid.polygon([(x, y, self.z(a)) for a, y in shape.outline], body, label)
+        low = shape.outline[0][1]
+        pen.solid.polygon(
+            [(x, low, self.z(0.0)), (x, low + 0.16, self.z(0.0)), (x, low + 0.16, self.z(shape.length)), (x, low, self.z(shape.length))],
+            mix(body, (0.05, 0.05, 0.05), 0.6),
+            label,
+        )
+        for pane in shape.panes:
+            pen.solid.polygon([(x, y, self.z(a)) for a, y in pane], self.glass, label)
+        for wheel in shape.wheels:
+            self._wheel(x, wheel, body)
+
+    def _wheel(self, x: float, along: float, body: Colour) -> None:
+        z, radius, label = self.z(along), self.shape.wheel, self.shape.label
+        for size, colour in ((1.18, mix(body, (0, 0, 0), 0.7)), (1.0, _TYRE), (0.58, self.pen.lit((0.5, 0.5, 0.52), 0.8))):
+            r = radius * size
+            self.pen.solid.polygon(
+                [
+                    (x, max(0.0, radius + r * math.sin(a * math.pi / 6)), z + r * math.cos(a * math.pi / 6))
+                    for a in range(12)
+                ],
+                colour,
+                label,
+            )
+
+    def _end(self) -> None:
+        """Lights, bumper and number plate of the end that faces the camera."""
+        pen, shape = self.pen, self.shape
+        along = 0.0 if self.heading > 0 else shape.length
+        z = self.z(along) - 0.02
+        low = shape.outline[0][1] if self.heading > 0 else shape.outline[-1][1]
+        top = (shape.outline[1][1] if self.heading > 0 else shape.outline[-2][1])
+        top = min(top, 1.4) if shape.label != CAR else top
+        label, wide = shape.label, self.x1 - self.x0
+        pen.solid.box_face(self.x0, self.x1, low, low + 0.16, z, mix(pen.lit(self.paint, 0.5), _TYRE, 0.6), label)
+        for x in (self.x0 + 0.16, self.x1 - 0.16 - 0.12 * wide):
+            if self.heading > 0:
+                braking = keyed(pen.style.seed, "brake", int(pen.time_s), round(self.x0)).random() < 0.3
+                colour = (1.3, 0.1, 0.06) if braking else (0.62, 0.05, 0.05)
+            else:
+                colour = (1.4, 1.35, 1.2) if pen.style.light.tint[0] < 0.9 else (0.86, 0.87, 0.85)
+            pen.solid.box_face(x, x + 0.12 * wide, top - 0.24, top - 0.08, z, colour, label)
+        middle = (self.x0 + self.x1) / 2
+        pen.solid.box_face(middle - 0.26, middle + 0.26, low + 0.24, low + 0.36, z, pen.lit((0.9, 0.9, 0.86), 0.9), label)
+        if self.heading < 0 and shape.label == CAR:
+            pen.solid.box_face(middle - 0.5, middle + 0.5, low + 0.18, low + 0.32, z, (0.06, 0.06, 0.07), label)
+        if shape.label == TRUCK and self.heading > 0 and shape.outline[1][1] > 2:
+            pen.solid.box_face(middle - 0.03, middle + 0.03, low, shape.outline[1][1], z, pen.lit((0.2, 0.2, 0.2), 1), label)
+        for x in (self.x0 + 0.08, self.x1 - 0.32):
+            pen.solid.box_face(x, x + 0.24, 0.0, low + 0.02, z + 0.3, _TYRE, label)
