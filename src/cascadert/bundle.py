@@ -39,7 +39,7 @@ class TensorEntry(Strict):
 
 
 class InputEntry(TensorEntry):
-    """An input and where it comes from: `source` is `producer.tensor`, for frames `frame.<plane>`.
+    """An input and where it comes from: `source` is `producer.tensor`, for frames `frame` or `frame.<plane>`.
 
     `prefix` marks the input as the first n entries of its source: the blocks to refine.
     """
@@ -113,7 +113,7 @@ class BundleManifest(Manifest):
         for stage in self.stages:
             select = () if stage.select is None else (stage.select.scores, stage.select.order)
             for source in (*(i.source for i in stage.inputs), *select):
-                if not source.startswith(f"{FRAME}.") and source not in known:
+                if source.split(".", 1)[0] != FRAME and source not in known:
                     raise ValueError(f"stage '{stage.name}' reads '{source}', which no earlier stage makes")
             known |= {f"{stage.name}.{output.name}" for output in stage.outputs}
         return self

@@ -114,5 +114,5 @@ def open_artefact(path: Path) -> Bundle | Deployment:
     if (path / DEPLOYMENT_FILE).is_file():
         return read_deployment(path)
     if path.is_dir() and not (path / BUNDLE_FILE).is_file():
-        raise BundleError(str(path), f"holds neither {BUNDLE_FILE} nor {DEPLOYMENT_FILE}", "give a bundle or deployment")
+        raise BundleError(str(path), f"has no {BUNDLE_FILE} and no {DEPLOYMENT_FILE}", "give a bundle or deployment")
     return read_bundle(path)

@@ -169,7 +169,9 @@ class CascadeSpec(Strict):
             if stage.select is None:
                 raise ValueError(f"stage '{stage.name}' refines blocks: it needs select = {{ policy = ... }}")
             if stage.scale != 1.0 or stage.input_size is not None or stage.emit_entropy:
-                raise ValueError(f"stage '{stage.name}' refines blocks: scale, input_size, emit_entropy belong to the first")
+                raise ValueError(
+                    f"stage '{stage.name}' refines blocks: scale, input_size, emit_entropy belong to the first"
+                )
         self.network_input_size()
         return self
 
@@ -195,7 +197,9 @@ class CascadeSpec(Strict):
             return first.input_size
         height, width = self.frame.height * first.scale, self.frame.width * first.scale
         if not (math.isclose(height, round(height)) and math.isclose(width, round(width))):
-            raise ValueError(f"scale = {first.scale} makes {height:g}x{width:g} pixels: set input_size = [height, width]")
+            raise ValueError(
+                f"scale = {first.scale} makes {height:g}x{width:g} pixels: set input_size = [height, width]"
+            )
         return round(height), round(width)
 
 
@@ -224,7 +228,9 @@ def load_spec(path: Path) -> CascadeSpec:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(str(path), f"cannot be read ({error.strerror})", "give the path of a cascade's TOML file") from error
+        raise SpecError(
+            str(path), f"cannot be read ({error.strerror})", "give the path of a cascade's TOML file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(str(path), f"is not valid TOML: {error}", "mend that line") from error
     return parse_spec(data, str(path))

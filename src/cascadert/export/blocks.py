@@ -80,13 +80,15 @@ class OwnerPaste(nn.Module):
         return (pixels >= bounds[:, :1]) & (pixels < bounds[:, 1:])
 
     def forward(self, labels: Tensor, indices: Tensor, refined: Tensor) -> Tensor:
-        """Return `labels` uint8 `[N, H, W]` with `refined` uint8 `[n, Bh, Bw]` written at blocks `indices` `[n]`."""
+        """Write `refined` `[n, Bh, Bw]` into `labels` `[N, H, W]`, of the same type, at blocks `indices` `[n]`."""
         rows, columns = self.rows.index_select(0, indices), self.columns.index_select(0, indices)
         target = (rows[:, :, None] + columns[:, None, :]).reshape(-1).to(torch.int64)
         frame, values = labels.reshape(-1), refined.reshape(-1)
         if not self.shares_pixels:
             return frame.index_put((target,), values).reshape(labels.shape)
-        owned = self.owned_rows.index_select(0, indices)[:, :, None] & self.owned_columns.index_select(0, indices)[:, None]
+        owned = (
+            self.owned_rows.index_select(0, indices)[:, :, None] & self.owned_columns.index_select(0, indices)[:, None]
+        )
         behind = torch.arange(refined.shape[0] * refined.shape[1] * refined.shape[2]) + frame.shape[0]
         target = torch.where(owned.reshape(-1), target, behind)
         return torch.cat([frame, values]).index_put((target,), values)[: frame.shape[0]].reshape(labels.shape)
@@ -135,19 +137,25 @@ class AveragePaste(nn.Module):
         slots = slots.reshape(self.cameras, rows, columns) - count
         return nn.functional.pad(slots, (0, 1, 0, 1)) + count
 
-    def forward(self, labels: Tensor, indices: Tensor, probabilities: Tensor) -> Tensor:
-        """Return `labels` `[N, H, W]` merged with float32 `probabilities` `[n, K, Bh, Bw]` of blocks `indices` `[n]`."""
+    def accumulate(self, indices: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum `probabilities` `[n, K, Bh, Bw]` per pixel: `[N * H * W, K]`; and mask what they cover, `[N, H, W]`."""
         count, classes, block_height, block_width = probabilities.shape
+        size = (self.cameras, self.grid.height, self.grid.width)
         table = probabilities.permute(0, 2, 3, 1).reshape(-1, classes)
         table = torch.cat([table, torch.zeros(block_height * block_width, classes)])
         slots = self._slots(indices)
-        total = torch.zeros(labels.numel(), classes)
-        covered = torch.zeros(labels.shape, dtype=torch.bool)
+        total = torch.zeros(size[0] * size[1] * size[2], classes)
+        covered = torch.zeros(size, dtype=torch.bool)
         for row_block, row in zip(self.cover_rows, self.local_rows, strict=True):
             for column_block, column in zip(self.cover_columns, self.local_columns, strict=True):
                 slot = slots.index_select(1, row_block).index_select(2, column_block)
                 inside = row[:, None] * block_width + column
                 total = total + table.index_select(0, (slot * (block_height * block_width) + inside).reshape(-1))
                 covered = covered | (slot < count)
+        return total, covered
+
+    def forward(self, labels: Tensor, indices: Tensor, probabilities: Tensor) -> Tensor:
+        """Merge float32 `probabilities` `[n, K, Bh, Bw]` of blocks `indices` `[n]` into `labels` `[N, H, W]`."""
+        total, covered = self.accumulate(indices, probabilities)
         merged = total.argmax(dim=1).to(torch.uint8).reshape(labels.shape)
         return torch.where(covered, merged, labels)

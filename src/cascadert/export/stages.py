@@ -44,7 +44,9 @@ class FirstStage(nn.Module):
     entropy per block, blocks sorted by it (paper 000, section 3).
     """
 
-    def __init__(self, network: nn.Module, stage: StageSpec, context: StageContext, input_size: tuple[int, int]) -> None:
+    def __init__(
+        self, network: nn.Module, stage: StageSpec, context: StageContext, input_size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.network = network
         self.normalise = Normalise(context.frame.pixel_format, stage.preprocessing)
@@ -64,19 +66,26 @@ class FirstStage(nn.Module):
         """Return what the network sees of the frames: float32 `[N, 3, h, w]`."""
         return resize(self.normalise(whole_frame(planes)), *self.input_size)
 
+    def logits(self, *planes: Tensor) -> Tensor:
+        """Return what entropy and labels are made of: float32 `[N, K, H, W]` at full resolution."""
+        logits = checked(self.network(self.pixels(*planes)), self.stage, self.context)
+        return resize(as_class_logits(logits), self.context.frame.height, self.context.frame.width)
+
     def forward(self, *planes: Tensor) -> tuple[Tensor, ...]:
-        """Map the uint8 planes of N frames to labels `[N, H, W]`, scores and order `[N * G]` (, entropy `[N, H, W]`)."""
-        frame = self.context.frame
-        logits = self.network(self.pixels(*planes))
-        logits = resize(as_class_logits(checked(logits, self.stage, self.context)), frame.height, frame.width)
+        """Map the planes of N frames to labels `[N, H, W]`, scores and order `[N * G]` (, entropy `[N, H, W]`)."""
+        logits = self.logits(*planes)
         entropy = entropy_bits(logits)
         scores, order = sort_blocks(block_means(entropy, self.context.grid))
         outputs = (labels_of(logits), scores, order)
         return (*outputs, entropy) if self.stage.emit_entropy else outputs
 
+    def margins(self, *planes: Tensor) -> Tensor:
+        """Return how far each pixel is from another label: the best logit minus the second, float32 `[N, H, W]`."""
+        return top_margin(self.logits(*planes))
+
 
 class RefineStage(nn.Module):
-    """Selected blocks: `frame`, `indices`, `labels` to `labels`; with `rescores`, also `scores` and `order`.
+    """Selected blocks: `frame`, `indices`, `prior_labels` to `labels`; with `rescores`, also `scores` and `order`.
 
     Crop the first n of `order` with their halo, normalise, network, arg-max inside the block, paste. `rescores` makes
     the stage the first half of the next decision (paper 000, footnote on N models): blocks it refined get their new
@@ -98,7 +107,7 @@ class RefineStage(nn.Module):
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the positional inputs of `forward`."""
-        return (*plane_shapes(self.context.frame), "indices", "labels")
+        return (*plane_shapes(self.context.frame), "indices", "prior_labels")
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -115,18 +124,37 @@ class RefineStage(nn.Module):
         """Return what the network sees: float32 `[n, 3, Bh + 2 halo, Bw + 2 halo]`."""
         *planes, indices, _ = tensors
         patches = [crop(plane, indices) for crop, plane in zip(self.crops, planes, strict=True)]
-        return self.normalise(torch.cat(patches, dim=3) if len(patches) > 1 else patches[0])
+        normalised: Tensor = self.normalise(torch.cat(patches, dim=3) if len(patches) > 1 else patches[0])
+        return normalised
+
+    def logits(self, *tensors: Tensor) -> Tensor:
+        """Return what labels are made of: float32 `[n, K, Bh, Bw]`, the halo cut off."""
+        logits = checked(self.network(self.pixels(*tensors)), self.stage, self.context)
+        logits = resize(as_class_logits(logits), *self.patch_size)
+        halo, (height, width) = self.stage.halo, self.context.grid.block
+        return logits[:, :, halo : halo + height, halo : halo + width]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Map planes, indices int32 `[n]` and labels `[N, H, W]` to refined labels (, scores and order `[N * G]`)."""
         *_, indices, labels = tensors
-        logits = self.network(self.pixels(*tensors))
-        logits = resize(as_class_logits(checked(logits, self.stage, self.context)), *self.patch_size)
-        halo, (height, width) = self.stage.halo, self.context.grid.block
-        logits = logits[:, :, halo : halo + height, halo : halo + width]
+        logits = self.logits(*tensors)
         refined = logits.softmax(dim=1) if isinstance(self.paste, AveragePaste) else labels_of(logits)
         labels = self.paste(labels, indices, refined)
         return (labels, *self._rescored(logits, indices)) if self.rescores else (labels,)
+
+    def margins(self, *tensors: Tensor) -> Tensor:
+        """Return how far each refined pixel is from another label, infinity elsewhere: float32 `[N, H, W]`.
+
+        The difference of the two best logits; of the two best summed probabilities where blocks are averaged.
+        """
+        *_, indices, labels = tensors
+        logits = self.logits(*tensors)
+        untouched = torch.full(labels.shape, torch.inf)
+        if isinstance(self.paste, AveragePaste):
+            total, covered = self.paste.accumulate(indices, logits.softmax(dim=1))
+            return torch.where(covered, top_margin(total, dim=1).reshape(labels.shape), untouched)
+        margins: Tensor = self.paste(untouched, indices, top_margin(logits))
+        return margins
 
     def _rescored(self, logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         blocks = torch.full((self.context.frame.cameras * self.context.grid.size,), -torch.inf)
@@ -145,13 +173,19 @@ def checked(logits: Tensor, stage: StageSpec, context: StageContext) -> Tensor:
     """
     subject = f"stage '{stage.name}': {stage.model}"
     if not isinstance(logits, Tensor) or logits.dim() != 4:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        found = str(list(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
         raise NetworkError(subject, f"returned {found}", "return logits [N, K, h, w]")
     allowed = {context.num_classes} | ({1} if context.num_classes == 2 else set())
     if logits.shape[1] not in allowed:
         found = f"returned {logits.shape[1]} channels where the spec names {context.num_classes} classes"
         raise NetworkError(subject, found, "mend args or classes")
     return logits.to(torch.float32)
+
+
+def top_margin(logits: Tensor, dim: int = 1) -> Tensor:
+    """Return the best value along `dim` minus the second best."""
+    best = logits.topk(2, dim=dim).values
+    return best.select(dim, 0) - best.select(dim, 1)
 
 
 def make_stages(spec: CascadeSpec, networks: dict[str, nn.Module]) -> tuple[Stage, ...]:

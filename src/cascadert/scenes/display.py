@@ -17,6 +17,13 @@ Point = tuple[float, float, float]
 # Odd, so that the middle sample of each pixel is its centre: labels are taken there, colours are averaged.
 OVERSAMPLING = 3
 
+# Added to a label for surfaces without texture of their own (glass, far things); gone from the finished labels.
+SMOOTH = 32
+
+
+# Corners of a round end, as angles from the axis.
+_CAP = (-math.pi / 2, -math.pi / 5, math.pi / 5, math.pi / 2)
+
 
 class DisplayList:
     """Polygons in painter's order. Colours are 0 to 1 before haze; labels are class ids."""
@@ -69,6 +76,18 @@ class DisplayList:
             label,
         )
 
+    def capsule(
+        self, start: Point, end: Point, radius: float, colour: Colour, label: int, end_radius: float | None = None
+    ) -> None:
+        """Add a straight thick line with round ends that faces the camera: a limb of a body."""
+        last = radius if end_radius is None else end_radius
+        turn = math.atan2(end[1] - start[1], end[0] - start[0])
+        points = [
+            (start[0] - radius * math.cos(turn + a), start[1] - radius * math.sin(turn + a), start[2]) for a in _CAP
+        ]
+        points += [(end[0] + last * math.cos(turn + a), end[1] + last * math.sin(turn + a), end[2]) for a in _CAP]
+        self.polygon(points, colour, label)
+
     def box_face(self, x0: float, x1: float, y0: float, y1: float, z: float, colour: Colour, label: int) -> None:
         """Add an upright rectangle that faces along the street."""
         self.polygon(((x0, y0, z), (x0, y1, z), (x1, y1, z), (x1, y0, z)), colour, label)
@@ -116,8 +135,8 @@ class DisplayList:
             return
         points, sizes, colours, labels = (np.concatenate(parts) for parts in zip(*self._chunks, strict=True))
         pixels, depth = camera.project(points)
-        ends = np.cumsum(sizes).astype(np.int64)
-        starts = ends - sizes.astype(np.int64)
+        counts = sizes.astype(np.int64)
+        starts = np.cumsum(counts) - counts
         keep = _inside(pixels, depth, starts, camera)
         mean_depth = np.maximum(np.add.reduceat(depth, starts) / sizes, NEAR_M)
         clear = np.exp(-haze_per_m * mean_depth)[:, None]
@@ -125,7 +144,7 @@ class DisplayList:
         inks = np.empty((len(sizes), 4), dtype=np.int64)
         inks[:, :3] = np.clip(shaded * 255.0 + 0.5, 0, 255)
         inks[:, 3] = labels
-        _fill(image, np.clip(pixels * scale - 0.5, -1e6, 1e6), starts[keep], ends[keep], inks[keep])
+        _fill(image, np.clip(pixels * scale - 0.5, -1e6, 1e6), sizes[keep], np.repeat(keep, counts), inks[keep])
 
 
 def _inside(
@@ -140,12 +159,14 @@ def _inside(
 def _fill(
     image: Image.Image,
     pixels: NDArray[np.float64],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    kept: NDArray[np.bool_],
     inks: NDArray[np.int64],
 ) -> None:
-    flat = pixels.ravel().tolist()
+    flat = pixels[kept].ravel().tolist()
+    ends = np.cumsum(sizes.astype(np.int64)) * 2
+    starts = ends - sizes.astype(np.int64) * 2
     polygon = ImageDraw.Draw(image).polygon
     single = image.getbands() == ("L",)
-    for start, end, ink in zip((starts * 2).tolist(), (ends * 2).tolist(), inks.tolist(), strict=True):
+    for start, end, ink in zip(starts.tolist(), ends.tolist(), inks.tolist(), strict=True):
         polygon(flat[start:end], fill=ink[0] if single else tuple(ink))

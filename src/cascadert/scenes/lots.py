@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascadert.classes import BUILDING, FENCE, WALL
-from cascadert.scenes.display import Colour
+from cascadert.scenes.display import SMOOTH, Colour
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.plants import hedge, tree
 from cascadert.scenes.rng import keyed, mix, vary
@@ -55,7 +55,7 @@ def _building(pen: Pen, lot: Lot, rng: random.Random, front: float, floors: int)
     height = floors * FLOOR_M + rng.uniform(0.4, 1.6)
     back = front + lot.side * _DEPTH_M
     end = pen.facing(colour, 0, 0, -1)
-    pen.solid.box_face(front, back, 0, height, lot.z0, end, BUILDING)
+    pen.solid.box_face(front, back, 0, height, lot.z0, end, BUILDING | SMOOTH)
     if rng.random() < 0.4 and pen.pixels(FLOOR_M, lot.z0) > 6:
         _end_windows(pen, lot, rng, front, floors, end)
     pen.cast_shadow(min(front, back), max(front, back), lot.z0, lot.z1, height)
@@ -70,7 +70,7 @@ def _end_windows(pen: Pen, lot: Lot, rng: random.Random, front: float, floors: i
         for column in range(3):
             x = front + lot.side * (2.0 + 3.4 * column)
             y = floor * FLOOR_M + 1.0
-            pen.solid.box_face(x, x + lot.side * 1.1, y, y + 1.5, lot.z0, glass, BUILDING)
+            pen.solid.box_face(x, x + lot.side * 1.1, y, y + 1.5, lot.z0, glass, BUILDING | SMOOTH)
 
 
 def _strips(pen: Pen, z0: float, z1: float) -> list[float]:
@@ -131,7 +131,7 @@ def _windows(
     frame = 0.13
     step = lot.side * -0.02
     pen.solid.polygons(_rects(x + step, z, y, wide / 2 + frame, -frame, tall + frame), np.asarray(trim), BUILDING)
-    pen.solid.polygons(_rects(x + step, z, y, wide / 2, 0.0, tall), glass, BUILDING)
+    pen.solid.polygons(_rects(x + step, z, y, wide / 2, 0.0, tall), glass, BUILDING | SMOOTH)
     if pen.pixels(0.08, max(lot.z0, pen.camera.z_m + 4)) > 0.6:
         pen.solid.polygons(_rects(x + step, z, y, 0.04, 0.0, tall), np.asarray(trim), BUILDING)
         shade = np.asarray(mix(lit, (0.0, 0.0, 0.0), 0.3))
@@ -154,11 +154,11 @@ def _shop(pen: Pen, lot: Lot, rng: random.Random, x: float, lit: Colour) -> None
         wide = rng.uniform(2.6, 5.0)
         near = max(z - wide, lot.z0 + 0.4)
         glass = mix((0.10, 0.11, 0.13), vary(rng, (0.6, 0.55, 0.45), 0.5), rng.uniform(0.05, 0.6))
-        pen.solid.side_face(x + out, near, z, 0.35, 2.5, glass, BUILDING)
+        pen.solid.side_face(x + out, near, z, 0.35, 2.5, glass, BUILDING | SMOOTH)
         pen.solid.side_face(x + out, near, near + 0.9, 0.1, 2.4, mix(glass, (0, 0, 0), 0.5), BUILDING)
         sign = pen.facing(_bright(rng), -lot.side, 0.3, 0)
         if rng.random() < 0.7:
-            pen.solid.side_face(x + out * 2, near, z, 2.5, 3.1, sign, BUILDING)
+            pen.solid.side_face(x + out * 2, near, z, 2.5, 3.1, sign, BUILDING | SMOOTH)
         if rng.random() < 0.35:
             reach = x - lot.side * 1.2
             pen.solid.polygon(((x, 3.0, z), (x, 3.0, near), (reach, 2.4, near), (reach, 2.4, z)), sign, BUILDING)
@@ -197,7 +197,7 @@ def _house(pen: Pen, lot: Lot, rng: random.Random, front: float) -> None:
     floors = rng.choice((1, 2, 2, 3))
     height = floors * FLOOR_M + 0.3
     x = front + lot.side * setback
-    pen.solid.box_face(x, x + lot.side * _DEPTH_M, 0, height, inner.z0, pen.facing(colour, 0, 0, -1), BUILDING)
+    pen.solid.box_face(x, x + lot.side * _DEPTH_M, 0, height, inner.z0, pen.facing(colour, 0, 0, -1), BUILDING | SMOOTH)
     _end_windows(pen, inner, rng, x, floors, pen.facing(colour, 0, 0, -1))
     _facade(pen, inner, rng, x, height, floors, colour)
     _roof(pen, inner, x, height, vary(rng, (0.44, 0.25, 0.20), 0.35))

@@ -44,14 +44,7 @@ class Pen:
     def contact_shadow(self, x0: float, x1: float, z0: float, z1: float, left: float = 0.4) -> None:
         """Darken the ground under an object."""
         cx, cz, rx, rz = (x0 + x1) / 2, (z0 + z1) / 2, (x1 - x0) / 2, (z1 - z0) / 2
-        outline = [
-            (
-                cx + rx * _squared(math.cos(a * math.pi / 8)),
-                0.0,
-                cz + rz * _squared(math.sin(a * math.pi / 8)),
-            )
-            for a in range(16)
-        ]
+        outline = [(cx + rx * a, 0.0, cz + rz * b) for a, b in _ROUNDED]
         self.shadows.polygon(outline, (left, left, left), 0)
 
     def cast_shadow(self, x0: float, x1: float, z0: float, z1: float, height: float) -> None:
@@ -69,6 +62,10 @@ class Pen:
 
 def _squared(value: float) -> float:
     return math.copysign(math.sqrt(abs(value)), value)
+
+
+# Outline of a rounded unit square.
+_ROUNDED = tuple((_squared(math.cos(a * math.pi / 8)), _squared(math.sin(a * math.pi / 8))) for a in range(16))
 
 
 def _hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

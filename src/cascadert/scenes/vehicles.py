@@ -39,6 +39,16 @@ class Shape:
     wheels: tuple[float, ...]
     wheel: float = 0.32
 
+    @property
+    def belt(self) -> float:
+        """Height above which the body narrows."""
+        return 0.6 * max(y for _, y in self.outline)
+
+    def inset(self, up: float) -> float:
+        """How much narrower each side is at height `up`: cabins lean inwards."""
+        lean = 0.30 if self.label == CAR else 0.05
+        return lean * max(0.0, up - self.belt)
+
 
 def _row(start: float, stop: float, count: int, low: float, high: float) -> tuple[tuple[tuple[float, float], ...], ...]:
     step = (stop - start) / count
@@ -190,10 +200,11 @@ class _Body:
         za, zb = self.z(start[0]), self.z(end[0])
         dy = (end[1] - start[1]) * inset * 0.6
         dz = (zb - za) * inset * 0.6
+        a, b = self.shape.inset(start[1] + dy), self.shape.inset(end[1] - dy)
         x0, x1 = self.x0 + inset * self.shape.width, self.x1 - inset * self.shape.width
         return (
-            (x0, start[1] + dy, za + dz), (x0, end[1] - dy, zb - dz),
-            (x1, end[1] - dy, zb - dz), (x1, start[1] + dy, za + dz),
+            (x0 + a, start[1] + dy, za + dz), (x0 + b, end[1] - dy, zb - dz),
+            (x1 - b, end[1] - dy, zb - dz), (x1 - a, start[1] + dy, za + dz),
         )  # fmt: skip
 
     def _side(self, x: float) -> None:
@@ -201,17 +212,38 @@ class _Body:
         normal = -1.0 if x == self.x0 else 1.0
         label = shape.label
         body = pen.facing(self.paint, normal, 0.15, 0)
-        pen.solid.polygon([(x, y, self.z(a)) for a, y in shape.outline], body, label)
-        low = shape.outline[0][1]
-        pen.solid.polygon(
-            [(x, low, self.z(0.0)), (x, low + 0.16, self.z(0.0)), (x, low + 0.16, self.z(shape.length)), (x, low, self.z(shape.length))],
-            mix(body, (0.05, 0.05, 0.05), 0.6),
-            label,
-        )
+
+        def on_side(outline: tuple[tuple[float, float], ...]) -> list[Point]:
+            return [(x - normal * shape.inset(y), y, self.z(a)) for a, y in outline]
+
+        pen.solid.polygon(on_side(shape.outline), body, label)
+        low, end = shape.outline[0][1], shape.length
+        middle = low + 0.45 * (shape.belt - low)
+        for top, share in ((middle, 0.22), (low + 0.14, 0.65)):
+            band = ((0.0, low), (0.0, top), (end, top), (end, low))
+            pen.solid.polygon(on_side(band), mix(body, (0.04, 0.04, 0.05), share), label)
         for pane in shape.panes:
-            pen.solid.polygon([(x, y, self.z(a)) for a, y in pane], self.glass, label)
+            pen.solid.polygon(on_side(pane), self.glass, label)
+            if self.detail:
+                low_half = tuple((a, y if y < shape.belt * 1.25 else y - 0.5 * (y - pane[0][1])) for a, y in pane)
+                pen.solid.polygon(on_side(low_half), mix(self.glass, (0, 0, 0), 0.3), label)
+        if self.detail and label == CAR:
+            self._doors(x, normal, body)
         for wheel in shape.wheels:
             self._wheel(x, wheel, body)
+
+    def _doors(self, x: float, normal: float, body: Colour) -> None:
+        """Gaps between the doors, handles and the mirror."""
+        pen, shape, label = self.pen, self.shape, self.shape.label
+        low, dark = shape.outline[0][1] + 0.14, mix(body, (0, 0, 0), 0.5)
+        for pane in shape.panes:
+            for along in {pane[0][0], pane[-1][0]}:
+                pen.solid.side_face(x, self.z(along) - 0.012, self.z(along) + 0.012, low, shape.belt, dark, label)
+            grip = self.z((pane[0][0] * 3 + pane[-1][0]) / 4)
+            pen.solid.side_face(x, grip - 0.09, grip + 0.09, shape.belt - 0.12, shape.belt - 0.07, dark, label)
+        front = self.z(max(a for pane in shape.panes for a, _ in pane) - 0.25)
+        outer = x + normal * 0.18
+        pen.solid.box_face(min(x, outer), max(x, outer), shape.belt + 0.08, shape.belt + 0.24, front, dark, label)
 
     def _wheel(self, x: float, along: float, body: Colour) -> None:
         z, radius, label = self.z(along), self.shape.wheel, self.shape.label

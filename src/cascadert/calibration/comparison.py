@@ -1,0 +1,107 @@
+"""Compare one port of one stage, with limits that say why they are what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+SCORE_LIMIT_BITS = 1e-4
+"""Largest difference of a score: a hundred times float32's rounding of a mean of bits, a thousandth of a useful θ."""
+
+TIE_LOGITS = 1e-3
+"""Two classes whose logits differ by less are tied: float32 sums in another order move logits by about 1e-4."""
+
+DIFFERENT_LABELS_LIMIT = 0
+"""Pixels outside ties whose label may differ."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One port over some frames.
+
+    `largest` and `mean` are absolute differences (bits for scores and entropy), absent for integers. `equal` counts
+    elements that agree, `tied` those that differ where the reference could not tell either, `different` the rest.
+    """
+
+    stage: str
+    port: str
+    elements: int
+    equal: int
+    tied: int
+    different: int
+    largest: float | None = None
+    mean: float | None = None
+
+    @property
+    def limit(self) -> str:
+        """What `passed` asks for, in words."""
+        if self.largest is not None:
+            return f"{SCORE_LIMIT_BITS:g} bits"
+        return f"{DIFFERENT_LABELS_LIMIT} different, ties aside"
+
+    @property
+    def found(self) -> str:
+        """What was found, in words."""
+        if self.largest is not None:
+            return f"the largest difference is {self.largest:.3g} bits"
+        return f"{self.different} of {self.elements} differ, {self.tied} more are tied"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the port is within its limit; NaN never is."""
+        if self.largest is not None:
+            return self.largest <= SCORE_LIMIT_BITS
+        return self.different <= DIFFERENT_LABELS_LIMIT
+
+    @staticmethod
+    def merged(rows: Sequence[Comparison]) -> Comparison:
+        """Add up the same port over several frames."""
+        first, elements = rows[0], sum(row.elements for row in rows)
+        largest = [row.largest for row in rows if row.largest is not None]
+        total = sum(row.mean * row.elements for row in rows if row.mean is not None)
+        return Comparison(
+            first.stage,
+            first.port,
+            elements,
+            sum(row.equal for row in rows),
+            sum(row.tied for row in rows),
+            sum(row.different for row in rows),
+            float(np.max(largest)) if largest else None,  # np.max hands NaN on, max() may lose it
+            total / elements if largest else None,
+        )
+
+
+def compare_values(stage: str, port: str, wanted: Array, found: Array) -> Comparison:
+    """Compare floating-point values; equal infinities are equal."""
+    both_infinite = np.isinf(wanted) & (wanted == found)
+    difference = np.abs(np.where(both_infinite, 0, wanted) - np.where(both_infinite, 0, found))
+    equal = int(np.count_nonzero(difference == 0))
+    return Comparison(
+        stage, port, wanted.size, equal, 0, wanted.size - equal, float(difference.max()), float(difference.mean())
+    )
+
+
+def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.float32]) -> Comparison:
+    """Compare labels; `margins` of the same shape tell how far the reference was from another label."""
+    differ = wanted != found
+    tied = int(np.count_nonzero(differ & (margins <= TIE_LOGITS)))
+    unequal = int(np.count_nonzero(differ))
+    return Comparison(stage, "labels", wanted.size, wanted.size - unequal, tied, unequal - tied)
+
+
+def compare_order(stage: str, wanted: Array, found: Array, scores: Array) -> Comparison:
+    """Compare block orders; two blocks in each other's place are tied if their scores differ by the limit or less."""
+    score_of = np.empty_like(scores)
+    score_of[wanted] = scores
+    differ = wanted != found
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(score_of[found] - scores)
+    tied = int(np.count_nonzero(differ & ((gap <= SCORE_LIMIT_BITS) | (score_of[found] == scores))))
+    unequal = int(np.count_nonzero(differ))
+    return Comparison(stage, "order", wanted.size, wanted.size - unequal, tied, unequal - tied)

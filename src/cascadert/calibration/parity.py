@@ -1,0 +1,247 @@
+"""Is what runs what was trained? PyTorch against ONNX Runtime, stage by stage and port by port.
+
+Every stage gets the very inputs that its torch module got, so that a difference belongs to that stage alone; then the
+whole cascade runs on its own decisions, end to end. A comparison that could not have failed is a failure: one class
+everywhere, or no block selected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cascadert.bundle import Bundle, StageEntry
+from cascadert.calibration.comparison import Comparison, compare_labels, compare_order, compare_values
+from cascadert.errors import BundleError, ParityError
+from cascadert.export.compile import reference_stages
+from cascadert.export.networks import state_sha256
+from cascadert.export.stages import Stage
+from cascadert.pixels import planes_from_rgb
+from cascadert.runtime.devices.host import HostBuffer, HostDevice
+from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
+from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, open_pipeline
+from cascadert.runtime.selection import make_selector
+from cascadert.scenes import SceneOptions, render
+from cascadert.spec import CascadeSpec, load_spec
+
+Array = NDArray[Any]
+Planes = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """How to compare.
+
+    `spec`: the specification's present path, where it moved since export. `frames`: how many streets to generate when
+    no frames are given. `threads`: of ONNX Runtime.
+    """
+
+    spec: Path | None = None
+    frames: int = 3
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """A row per stage and port, what the frames exercised, and whether all of it holds."""
+
+    rows: tuple[Comparison, ...]
+    frames: int
+    selected: Mapping[str, tuple[int, ...]]
+    blocks: int
+    classes: int
+    vacuous: tuple[str, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the comparison means something and every port is within its limit."""
+        return not self.vacuous and all(row.passed for row in self.rows)
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        rows = [{**asdict(row), "passed": row.passed} for row in self.rows]
+        return json.dumps({**asdict(self), "rows": rows, "passed": self.passed}, indent=1)
+
+    def check(self) -> None:
+        """Raise what is wrong.
+
+        Raises:
+            ParityError: a vacuous comparison, or the first row beyond its limit.
+        """
+        if self.vacuous:
+            raise ParityError("parity", f"is vacuous: {'; '.join(self.vacuous)}", "give other frames or weights")
+        for row in self.rows:
+            if not row.passed:
+                raise ParityError(f"parity of {row.stage}.{row.port}", row.found, f"the limit is {row.limit}")
+
+
+def check_parity(
+    bundle: Bundle,
+    frames: Iterable[Planes] | None = None,
+    options: ParityOptions = ParityOptions(),
+    progress: Callable[[int], None] | None = None,
+) -> ParityReport:
+    """Compare a bundle with the PyTorch modules it was exported from.
+
+    Args:
+        bundle: what to check; its networks are built again from the spec it names.
+        frames: planes of the port `frame`, uint8 `[N, H, W, C]` each; generated streets where absent.
+        options: see `ParityOptions`.
+        progress: called with the number of frames done.
+
+    Raises:
+        SpecError, NetworkError: the networks cannot be built again.
+        BundleError: they are not the ones that were exported.
+    """
+    spec = bundle.spec
+    modules = _reference(bundle, options)
+    collected = _Collected(spec)
+    count = 0
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(open_pipeline(bundle, RuntimeOptions(options.threads)))
+        executables = {
+            name: stack.enter_context(OnnxRuntimeExecutable(name, graph, options.threads))
+            for name, graph in bundle.graphs.items()
+        }
+        for count, planes in enumerate(_streets(spec, options.frames) if frames is None else frames, start=1):
+            _compare_frame(planes, bundle, modules, executables, pipeline, collected)
+            if progress:
+                progress(count)
+    return collected.report(count, spec)
+
+
+def _reference(bundle: Bundle, options: ParityOptions) -> tuple[Stage, ...]:
+    """Build the torch modules again and check that they are the exported ones."""
+    folder = Path(bundle.manifest.spec_folder)
+    if options.spec is not None:
+        load_spec(options.spec)
+        folder = options.spec.parent.resolve()
+    elif not folder.is_dir():
+        raise BundleError(
+            str(bundle.path), f"was exported from {folder}, which is not there", "pass --spec with its present path"
+        )
+    seeds = {stage.network.random_seed for stage in bundle.manifest.stages} - {None}
+    modules = reference_stages(bundle.spec, folder, seeds.pop() if seeds else None)
+    for module, stage in zip(modules, bundle.manifest.stages, strict=True):
+        if state_sha256(module.network) != stage.network.state_sha256:
+            found = f"its weights in {folder} are not the ones that were exported"
+            raise BundleError(f"{bundle.path}: stage '{stage.name}'", found, "export again, or restore them")
+    return modules
+
+
+def _streets(spec: CascadeSpec, count: int) -> Iterable[Planes]:
+    frame = spec.frame
+    options = SceneOptions(height=max(frame.height, 64), width=max(frame.width, 64))
+    for index in range(count):
+        images = [render(1000 + camera, 5 * index, options).image for camera in range(frame.cameras)]
+        rgb = np.stack(images)[:, : frame.height, : frame.width]
+        yield planes_from_rgb(rgb, frame.pixel_format)
+
+
+@torch.inference_mode()
+def _compare_frame(
+    planes: Planes,
+    bundle: Bundle,
+    modules: tuple[Stage, ...],
+    executables: Mapping[str, OnnxRuntimeExecutable],
+    pipeline: Pipeline,
+    collected: _Collected,
+) -> None:
+    tensors: dict[str, Array] = {name: np.ascontiguousarray(plane) for name, plane in planes.items()}
+    margins = np.full(1, np.inf, np.float32)
+    labels = np.empty(0, np.uint8)
+    for module, stage in zip(modules, bundle.manifest.stages, strict=True):
+        n = _count(stage, tensors)
+        if n == 0:
+            for output in stage.outputs:
+                if output.when_skipped is not None:
+                    tensors[f"{stage.name}.{output.name}"] = tensors[output.when_skipped]
+            collected.selected[stage.name].append(0)
+            continue
+        inputs = {i.name: tensors[i.source][:n] if i.prefix else tensors[i.source] for i in stage.inputs}
+        wanted, margin = _run_torch(module, inputs)
+        found = _run_executable(executables[stage.name], inputs)
+        margins = np.where(np.isinf(margin), margins, margin)
+        collected.add_stage(stage, wanted, found, margin)
+        tensors.update({f"{stage.name}.{name}": value for name, value in wanted.items()})
+        labels = wanted["labels"]
+        if n is not None:
+            collected.selected[stage.name].append(n)
+    result = pipeline.infer(dict(planes))
+    collected.add_end_to_end(labels, result.labels, margins)
+
+
+def _count(stage: StageEntry, tensors: Mapping[str, Array]) -> int | None:
+    if stage.select is None:
+        return None
+    scores = tensors.get(stage.select.scores)
+    return 0 if scores is None else make_selector(stage.select.policy)(scores)
+
+
+def _run_torch(module: Stage, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], NDArray[np.float32]]:
+    arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
+    outputs = dict(zip(module.output_names, (output.numpy() for output in module(*arguments)), strict=True))
+    return outputs, module.margins(*arguments).numpy()
+
+
+def _run_executable(executable: OnnxRuntimeExecutable, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    device = HostDevice()
+    stream = device.create_stream()
+    bindings = {
+        spec.name: HostBuffer(np.ascontiguousarray(inputs[spec.name]), spec.dtype) for spec in executable.inputs
+    }
+    outputs = {
+        spec.name: device.allocate(tuple(int(size) for size in spec.shape), spec.dtype) for spec in executable.outputs
+    }
+    executable.enqueue({**bindings, **outputs}, stream)
+    stream.synchronize()
+    return {name: buffer.array for name, buffer in outputs.items()}
+
+
+class _Collected:
+    """Differences so far, by stage and port."""
+
+    def __init__(self, spec: CascadeSpec) -> None:
+        self._pairs: dict[tuple[str, str], list[Comparison]] = {}
+        self._classes: set[int] = set()
+        self.selected: dict[str, list[int]] = {stage.name: [] for stage in spec.stages[1:]}
+
+    def add_stage(
+        self, stage: StageEntry, wanted: Mapping[str, Array], found: Mapping[str, Array], margins: NDArray[np.float32]
+    ) -> None:
+        for output in stage.outputs:
+            port, a, b = output.name, wanted[output.name], found[output.name]
+            if port == "labels":
+                row = compare_labels(stage.name, a, b, margins)
+            elif port == "order":
+                row = compare_order(stage.name, a, b, wanted["scores"])
+            else:
+                row = compare_values(stage.name, port, a, b)
+            self._pairs.setdefault((stage.name, port), []).append(row)
+
+    def add_end_to_end(self, wanted: Array, found: Array, margins: NDArray[np.float32]) -> None:
+        row = compare_labels("end to end", wanted, found, np.broadcast_to(margins, wanted.shape))
+        self._pairs.setdefault(("end to end", "labels"), []).append(row)
+        self._classes.update(np.unique(found).tolist())
+
+    def report(self, frames: int, spec: CascadeSpec) -> ParityReport:
+        vacuous = [] if frames else ["there was no frame"]
+        if frames and len(self._classes) < 2:
+            vacuous.append("one class everywhere")
+        vacuous += [f"stage '{name}' refined no block" for name, counts in self.selected.items() if not any(counts)]
+        return ParityReport(
+            rows=tuple(Comparison.merged(rows) for rows in self._pairs.values()),
+            frames=frames,
+            selected={name: tuple(counts) for name, counts in self.selected.items()},
+            blocks=spec.frame.cameras * spec.make_grid().size,
+            classes=len(self._classes),
+            vacuous=tuple(vacuous),
+        )

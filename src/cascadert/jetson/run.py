@@ -1,0 +1,214 @@
+"""Run a cascade over a source, write what was asked for, and say what it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from cascadert.bundle import BundleManifest
+from cascadert.deployment import open_artefact
+from cascadert.errors import ExecutionError, InvalidRequest, SourceError
+from cascadert.geometry import Grid
+from cascadert.jetson.overlay import OverlayOptions, draw_overlay
+from cascadert.jetson.pixels import Image8, stack_cameras
+from cascadert.jetson.sinks import ImageFolder, Sink, claim_file, open_overlay, write_atomically
+from cascadert.jetson.sources import Frame, Source, open_source
+from cascadert.jetson.statistics import FrameStatistics, RunSummary, frame_statistics, summarise
+from cascadert.runtime.pipeline import Pipeline, Result, RuntimeOptions, open_pipeline
+from cascadert.spec import SelectPolicy, ThresholdPolicy
+
+Progress = Callable[[int, int | None], None]
+"""Called with frames done and frames in all, where that is known."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to do with a source.
+
+    `policy` replaces the bundle's decision before `stage` (needed where several stages decide). `overlay` (a video,
+    GIF, image or folder), `labels` (a folder) and `stats` (a JSON file) are the outputs. `pattern` picks files of a
+    folder, `limit` ends after so many frames, `threads` is for the CPU (0: all cores).
+    """
+
+    policy: SelectPolicy | None = None
+    stage: str | None = None
+    overlay: Path | None = None
+    labels: Path | None = None
+    stats: Path | None = None
+    pattern: str | None = None
+    limit: int | None = None
+    threads: int = 0
+    replace: bool = False
+    look: OverlayOptions = field(default_factory=OverlayOptions)
+
+
+def run(
+    artefact: Path, source: Path | Sequence[Path], options: RunOptions = RunOptions(), progress: Progress | None = None
+) -> RunSummary:
+    """Run the bundle or deployment at `artefact` over a source: an image, a folder of images or a video.
+
+    A cascade of N cameras takes N sources, in step; labels then go to a folder `camera<i>` each, and overlays show the
+    cameras side by side.
+
+    Raises:
+        BundleError, DeploymentError: the artefact cannot be read, or not be run here.
+        InvalidRequest: options that contradict the artefact or what is on disk.
+        SourceError: a source that cannot be read, or an output that cannot be written.
+        ExecutionError: a stage failed.
+        MissingExtra: ONNX Runtime or PyAV is needed and not installed.
+    """
+    opened = open_artefact(artefact)
+    sources = (source,) if isinstance(source, Path) else tuple(source)
+    with open_pipeline(opened, RuntimeOptions(threads=options.threads)) as pipeline:
+        return run_pipeline(pipeline, sources, options, progress)
+
+
+def run_pipeline(
+    pipeline: Pipeline, sources: Sequence[Path], options: RunOptions, progress: Progress | None = None
+) -> RunSummary:
+    """Do what `run` does with a pipeline that is open; see there."""
+    manifest = pipeline.manifest
+    policies = chosen_policies(manifest, options.policy, options.stage)
+    if options.limit is not None and options.limit < 1:
+        raise InvalidRequest(f"limit = {options.limit}", "leaves no frame to run", "give 1 or more")
+    with ExitStack() as stack:
+        opened = _open_sources(stack, sources, manifest, options.pattern)
+        outputs = _Outputs(stack, options, opened[0].fps, manifest)
+        total = _total(opened, options.limit)
+        records: list[FrameStatistics] = []
+        pixels = np.zeros(256, np.int64)
+        started = time.perf_counter()
+        for frames in islice(_in_step(opened, sources), options.limit):
+            result = _infer(pipeline, frames, policies)
+            outputs.write(frames, result, policies)
+            records.append(frame_statistics(frames[0], result))
+            pixels += np.bincount(result.labels.reshape(-1), minlength=256)
+            if progress is not None:
+                progress(len(records), total)
+        wall_s = time.perf_counter() - started
+        if not records:
+            raise SourceError(str(sources[0]), "holds no frame", "give a source with at least one frame")
+    summary = summarise(records, pixels, manifest, policies, wall_s)
+    if options.stats is not None:
+        write_atomically(options.stats, lambda path: path.write_text(summary.to_json(), encoding="utf-8"))
+    return summary
+
+
+def chosen_policies(
+    manifest: BundleManifest, policy: SelectPolicy | None, stage: str | None
+) -> dict[str, SelectPolicy]:
+    """Return the decision of every stage that makes one, with `policy` in the place of that of `stage`.
+
+    Raises:
+        InvalidRequest: `stage` makes no decision, or several stages do and none is named.
+    """
+    policies = {entry.name: entry.select.policy for entry in manifest.stages if entry.select is not None}
+    known = ", ".join(policies) or "none"
+    if stage is not None and (policy is None or stage not in policies):
+        found = "is named, but no decision for it" if policy is None else "makes no decision"
+        remedy = "give theta or k too" if policy is None else f"stages that do: {known}"
+        raise InvalidRequest(f"stage '{stage}'", found, remedy)
+    if policy is None:
+        return policies
+    if stage is None and len(policies) != 1:
+        raise InvalidRequest(f"policy {policy.policy}", f"{len(policies)} stages decide", f"name one of: {known}")
+    return {**policies, stage or next(iter(policies)): policy}
+
+
+def _open_sources(
+    stack: ExitStack, sources: Sequence[Path], manifest: BundleManifest, pattern: str | None
+) -> list[Source]:
+    frame = manifest.spec.frame
+    if len(sources) != frame.cameras:
+        found = f"{len(sources)} given where the bundle takes {frame.cameras} camera(s)"
+        raise InvalidRequest("sources", found, "give one source for each camera")
+    return [stack.enter_context(open_source(source, frame, pattern=pattern)) for source in sources]
+
+
+def _in_step(opened: Sequence[Source], paths: Sequence[Path]) -> Iterator[tuple[Frame, ...]]:
+    """Yield one frame of every camera at a time; all sources end together."""
+    iterators = [iter(source) for source in opened]
+    while True:
+        frames = [next(iterator, None) for iterator in iterators]
+        present = [frame for frame in frames if frame is not None]
+        if len(present) < len(frames):
+            if present:
+                ended = paths[frames.index(None)]
+                remedy = "give sources of one length, or --limit"
+                raise SourceError(str(ended), "ends before the other cameras do", remedy)
+            return
+        yield tuple(present)
+
+
+def _total(opened: Sequence[Source], limit: int | None) -> int | None:
+    known = [length for length in (*(source.length for source in opened), limit) if length is not None]
+    return min(known) if known else None
+
+
+def _infer(pipeline: Pipeline, frames: Sequence[Frame], policies: dict[str, SelectPolicy]) -> Result:
+    try:
+        return pipeline.infer(stack_cameras([frame.planes for frame in frames]), policies)
+    except ExecutionError as error:
+        raise ExecutionError(f"frame {frames[0].name}: {error.subject}", error.found, error.remedy) from error
+
+
+def refined_blocks(result: Result, grid: Grid, camera: int = 0) -> list[list[int]]:
+    """Return, for each decision on a frame, which blocks of one camera were refined (index into its grid)."""
+    picked = [[] if run.order is None else run.order[: run.n or 0].tolist() for run in result.runs if run.n is not None]
+    return [[index % grid.size for index in blocks if index // grid.size == camera] for blocks in picked]
+
+
+class _Outputs:
+    """The sinks of a run."""
+
+    def __init__(self, stack: ExitStack, options: RunOptions, fps: float | None, manifest: BundleManifest) -> None:
+        self._spec, self._look = manifest.spec, options.look
+        self._grid = manifest.spec.make_grid()
+        cameras = manifest.spec.frame.cameras
+        if options.stats is not None:
+            claim_file(options.stats, replace=options.replace)
+        self._labels: list[Sink] = []
+        if options.labels is not None:
+            folders = [options.labels] if cameras == 1 else [options.labels / f"camera{i}" for i in range(cameras)]
+            self._labels = [stack.enter_context(ImageFolder(f, ".png", replace=options.replace)) for f in folders]
+        self._overlay: Sink | None = None
+        if options.overlay is not None:
+            self._overlay = stack.enter_context(open_overlay(options.overlay, fps, replace=options.replace))
+
+    def write(self, frames: Sequence[Frame], result: Result, policies: dict[str, SelectPolicy]) -> None:
+        """Write what was asked for of one frame of every camera."""
+        for sink, frame, labels in zip(self._labels, frames, result.labels, strict=False):
+            sink.write(frame.name, frame.fit.invert(labels))
+        if self._overlay is not None:
+            pictures = [self._draw(i, frame, result, policies) for i, frame in enumerate(frames)]
+            self._overlay.write(frames[0].name, np.concatenate(pictures, axis=1))
+
+    def _draw(self, camera: int, frame: Frame, result: Result, policies: dict[str, SelectPolicy]) -> Image8:
+        refined = refined_blocks(result, self._grid, camera)
+        caption = make_caption(frame.name, result, refined, self._grid, policies)
+        return draw_overlay(
+            frame.rgb, result.labels[camera], self._spec.classes,
+            grid=self._grid, refined=refined, caption=caption, options=self._look,
+        )  # fmt: skip
+
+
+def make_caption(
+    name: str, result: Result, refined: Sequence[Sequence[int]], grid: Grid, policies: dict[str, SelectPolicy]
+) -> str:
+    """Return one line on a frame: its name, blocks refined by each stage and why, and the time it took."""
+    decided = [run.stage for run in result.runs if run.n is not None]
+    parts = [name]
+    for stage, blocks in zip(decided, refined, strict=True):
+        parts.append(f"{stage}: {len(blocks)} of {grid.size} blocks, {show_policy(policies[stage])}")
+    return "  ·  ".join([*parts, f"{result.latency_ms:.1f} ms"])
+
+
+def show_policy(policy: SelectPolicy) -> str:
+    """Return a policy as people say it."""
+    return f"theta {policy.theta:g}" if isinstance(policy, ThresholdPolicy) else f"top {policy.k}"

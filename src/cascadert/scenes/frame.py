@@ -1,0 +1,90 @@
+"""Render one frame, or a clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from cascadert.errors import SceneError
+from cascadert.scenes.camera import Camera
+from cascadert.scenes.display import OVERSAMPLING, DisplayList
+from cascadert.scenes.finish import finish
+from cascadert.scenes.ground import draw_ground
+from cascadert.scenes.options import Scene, SceneOptions
+from cascadert.scenes.pen import Pen
+from cascadert.scenes.rng import keyed
+from cascadert.scenes.sky import draw_skyline, sky_background
+from cascadert.scenes.style import Style, style_of
+from cascadert.scenes.world import cross_streets, items_in_view
+
+FRAMES_PER_S = 15.0
+
+
+def camera_of(style: Style, time_s: float, height: int, width: int) -> Camera:
+    """Return where the camera is at `time_s`: it drives in its lane, sways and nods a little."""
+    rng = keyed(style.seed, "camera")
+    focal = rng.uniform(0.70, 1.0) * math.sqrt(2.0 * width * height)
+    horizon = rng.uniform(0.40, 0.50)
+    phase = [rng.uniform(0, 2 * math.pi) for _ in range(4)]
+    yaw = rng.gauss(0, 0.02) + 0.006 * math.sin(0.5 * time_s + phase[0])
+    nod = 0.0025 * math.sin(4.1 * time_s + phase[1]) + 0.003 * math.sin(0.9 * time_s + phase[2])
+    layout = style.layout
+    return Camera(
+        width=width,
+        height=height,
+        focal_px=focal,
+        centre_px=width * 0.5 + yaw * focal,
+        horizon_px=height * horizon + nod * focal,
+        x_m=layout.lane_centre(layout.ego_lane) + rng.uniform(-0.3, 0.3) + 0.12 * math.sin(0.6 * time_s + phase[3]),
+        y_m=rng.uniform(1.2, 1.75),
+        z_m=rng.uniform(0, 400) + style.speed_mps * time_s,
+        bend=layout.bend,
+    )
+
+
+def render(seed: int, index: int = 0, options: SceneOptions = SceneOptions()) -> Scene:
+    """Render frame `index` of the street `seed`.
+
+    Args:
+        seed: Which street; any integer. The street, its light and everything on it follow from it.
+        index: Which frame at 15 Hz, from 0. Any frame can be rendered on its own.
+        options: Size and clutter.
+
+    Returns:
+        The picture and its exact labels. The same arguments give the same bits.
+
+    Raises:
+        SceneError: `index` is negative.
+    """
+    if index < 0:
+        raise SceneError(f"scene frame index {index}", "negative", "give 0 or more")
+    style = style_of(seed)
+    time_s = index / FRAMES_PER_S
+    camera = camera_of(style, time_s, options.height, options.width)
+    pen = Pen(camera, style, time_s)
+    canvas = sky_background(style, camera, OVERSAMPLING)
+    light = style.light
+    skyline = DisplayList()
+    draw_skyline(pen, skyline)
+    skyline.paint(canvas, camera, OVERSAMPLING, light.haze_per_m, light.horizon)
+    draw_ground(pen, cross_streets(style, camera.z_m)).paint(canvas, camera, OVERSAMPLING)
+    for item in items_in_view(style, options.clutter, time_s, camera):
+        item.draw(pen)
+    pen.solid.paint(canvas, camera, OVERSAMPLING, light.haze_per_m, light.horizon)
+    grain = np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, index])
+    image, labels = finish(canvas, pen.shadows, style, camera, OVERSAMPLING, grain)
+    return Scene(image=image, labels=labels)
+
+
+def clip(seed: int, frames: int, options: SceneOptions = SceneOptions()) -> Iterator[Scene]:
+    """Yield the first `frames` frames of the street `seed`.
+
+    Raises:
+        SceneError: `frames` is negative.
+    """
+    if frames < 0:
+        raise SceneError(f"scene clip of {frames} frames", "a negative number", "give 0 or more")
+    for index in range(frames):
+        yield render(seed, index, options)

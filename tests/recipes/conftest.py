@@ -1,0 +1,6 @@
+"""The recipes are scripts, not part of the package: they are found beside the tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
