@@ -27,7 +27,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 class Part(Strict):
     """One file of an artefact."""
 
-    path: str
+    path: Annotated[str, Field(pattern=r"^[\w./-]+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: Annotated[int, Field(ge=0)]
 
@@ -58,14 +58,36 @@ def make_part(path: str, content: bytes) -> Part:
 def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write a folder of files so that a reader sees all of it or none.
 
+    Args:
+        folder: where to write.
+        files: content of each file by its path inside; the `.json` file at the top is the manifest.
+        replace: take the place of an artefact that is there; anything but one with such a manifest is left alone.
+
     Raises:
-        InvalidRequest: something is there already and `replace` is false, or what is there is not an artefact.
+        InvalidRequest: something is there already and `replace` is false, or what is there is not such an artefact.
+        BundleError: the file system refuses.
     """
     if folder.exists() and not replace:
         raise InvalidRequest(str(folder), "exists already", "choose another output, or pass --force to replace it")
-    if folder.exists() and any(folder.iterdir()) and not any(folder.glob("*.json")):
-        raise InvalidRequest(str(folder), "is not an artefact of cascadert", "choose another output")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not _is_artefact(folder, {name for name in files if name.endswith(".json")}):
+        raise InvalidRequest(str(folder), "is not an artefact of this kind", "choose another output")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _write_and_swap(folder, files)
+    except OSError as error:
+        found = f"cannot be written ({error.strerror or error})"
+        raise BundleError(str(folder), found, "choose another output, or mend the cause") from error
+
+
+def _is_artefact(folder: Path, manifests: set[str]) -> bool:
+    """Whether `folder` may be replaced: it is empty or holds one of the manifests."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or not names.isdisjoint(manifests)
+
+
+def _write_and_swap(folder: Path, files: Mapping[str, bytes]) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         fresh, old = Path(scratch) / "new", Path(scratch) / "old"
         for name, content in files.items():
@@ -74,7 +96,12 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = Fa
             target.write_bytes(content)
         if folder.exists():
             os.replace(folder, old)
-        os.replace(fresh, folder)
+        try:
+            os.replace(fresh, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -93,7 +120,7 @@ def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> 
         raise BundleError(str(path), f"has {size} bytes where {MAX_MANIFEST_BYTES} are the limit", "write it anew")
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(str(path), f"is not valid JSON: {error}", "write it anew") from error
     found_schema = data.get("schema") if isinstance(data, dict) else None
     if found_schema != schema:
@@ -102,8 +129,8 @@ def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> 
         return model.model_validate(data)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        field = ".".join(map(str, problem["loc"]))
-        raise BundleError(f"{path}: {field}", problem["msg"], "write it anew") from error
+        subject = ": ".join(filter(None, (str(path), ".".join(map(str, problem["loc"])))))
+        raise BundleError(subject, problem["msg"].removeprefix("Value error, "), "write it anew") from error
 
 
 def read_part(folder: Path, part: Part) -> bytes:

@@ -16,7 +16,6 @@ from pydantic import Field, model_validator
 
 from cascadert._version import __version__
 from cascadert.artefacts import Manifest, Part, make_part, read_manifest, read_part, write_folder
-from cascadert.errors import BundleError
 from cascadert.graph import DType, Graph, TensorSpec
 from cascadert.spec import CascadeSpec, SelectPolicy, Strict
 
@@ -109,13 +108,19 @@ class BundleManifest(Manifest):
 
     @model_validator(mode="after")
     def _wired(self) -> BundleManifest:
-        known: set[str] = set()
+        names, wanted = [stage.name for stage in self.stages], [stage.name for stage in self.spec.stages]
+        if names != wanted:
+            raise ValueError(f"the stages are {names} where the spec has {wanted}")
+        known = {f"{FRAME}.y", f"{FRAME}.uv"} if self.spec.frame.pixel_format == "nv12" else {FRAME}
         for stage in self.stages:
             select = () if stage.select is None else (stage.select.scores, stage.select.order)
-            for source in (*(i.source for i in stage.inputs), *select):
-                if source.split(".", 1)[0] != FRAME and source not in known:
+            skipped = (output.when_skipped for output in stage.outputs if output.when_skipped is not None)
+            for source in (*(i.source for i in stage.inputs), *select, *skipped):
+                if source not in known:
                     raise ValueError(f"stage '{stage.name}' reads '{source}', which no earlier stage makes")
             known |= {f"{stage.name}.{output.name}" for output in stage.outputs}
+        if not any(name.endswith(".labels") for name in known):
+            raise ValueError("no stage makes labels")
         return self
 
 
@@ -164,6 +169,5 @@ def read_bundle(path: Path) -> Bundle:
         BundleError: see `read_manifest` and `read_part`.
     """
     bundle = Bundle(path, read_manifest(path, BUNDLE_FILE, BUNDLE_SCHEMA, BundleManifest))
-    if len(bundle.graphs) < len(bundle.manifest.stages):
-        raise BundleError(str(path), "has two stages of one name", "write it anew")
+    _ = bundle.graphs  # reads and verifies every part
     return bundle

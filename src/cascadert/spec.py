@@ -59,7 +59,8 @@ def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-Positive = Annotated[int, Field(gt=0)]
+# strict: "1024", true and 1024.0 are no numbers of pixels, and nothing is repaired silently.
+Positive = Annotated[int, Field(gt=0, strict=True)]
 PixelPair = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 
 
@@ -109,14 +110,14 @@ class ThresholdPolicy(Strict):
     """Refine every block whose score is above theta, strictly (paper 000, section 3)."""
 
     policy: Literal["threshold"] = "threshold"
-    theta: float
+    theta: Annotated[float, Field(strict=True)]
 
 
 class TopKPolicy(Strict):
     """Refine the k blocks of the highest score, whatever it is."""
 
     policy: Literal["top-k"]
-    k: Annotated[int, Field(ge=0)]
+    k: Annotated[int, Field(ge=0, strict=True)]
 
 
 SelectPolicy = Annotated[ThresholdPolicy | TopKPolicy, Field(discriminator="policy")]
@@ -130,10 +131,10 @@ class StageSpec(Strict):
     args: dict[str, Any] = {}
     weights: str | None = None
     preprocessing: Preprocessing = Preprocessing()
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Annotated[float, Field(gt=0, strict=True)] = 1.0
     input_size: PixelPair | None = None
     emit_entropy: bool = False
-    halo: Annotated[int, Field(ge=0)] = 0
+    halo: Annotated[int, Field(ge=0, strict=True)] = 0
     merge: Merge = "owner"
     select: SelectPolicy | None = None
 
@@ -231,7 +232,7 @@ def load_spec(path: Path) -> CascadeSpec:
         raise SpecError(
             str(path), f"cannot be read ({error.strerror})", "give the path of a cascade's TOML file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpecError(str(path), f"is not valid TOML: {error}", "mend that line") from error
     return parse_spec(data, str(path))
 

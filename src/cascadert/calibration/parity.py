@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,14 @@ from cascadert.bundle import Bundle, StageEntry
 from cascadert.calibration.comparison import Comparison, compare_labels, compare_order, compare_values
 from cascadert.errors import BundleError, ParityError
 from cascadert.export.compile import reference_stages
+from cascadert.export.lowering import lower
 from cascadert.export.networks import state_sha256
 from cascadert.export.stages import Stage
+from cascadert.graph import Dialect
 from cascadert.pixels import planes_from_rgb
 from cascadert.runtime.devices.host import HostBuffer, HostDevice
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, open_pipeline
+from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
 from cascadert.runtime.selection import make_selector
 from cascadert.scenes import SceneOptions, render
 from cascadert.spec import CascadeSpec, load_spec
@@ -41,12 +42,14 @@ class ParityOptions:
     """How to compare.
 
     `spec`: the specification's present path, where it moved since export. `frames`: how many streets to generate when
-    no frames are given. `threads`: of ONNX Runtime.
+    no frames are given. `threads`: of ONNX Runtime. `dialect`: which form of the graphs runs: what the bundle holds, or
+    what a backend is given; ONNX Runtime runs them all.
     """
 
     spec: Path | None = None
     frames: int = 3
     threads: int = 0
+    dialect: Dialect = "semantic"
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,11 @@ def check_parity(
     modules = _reference(bundle, options)
     collected = _Collected(spec)
     count = 0
-    with ExitStack() as stack:
-        pipeline = stack.enter_context(open_pipeline(bundle, RuntimeOptions(options.threads)))
-        executables = {
-            name: stack.enter_context(OnnxRuntimeExecutable(name, graph, options.threads))
-            for name, graph in bundle.graphs.items()
-        }
+    graphs = dict(bundle.graphs)
+    if options.dialect != "semantic":
+        graphs = {name: lower(graph, options.dialect) for name, graph in graphs.items()}
+    executables = load_executables(graphs, RuntimeOptions(options.threads))
+    with Pipeline(bundle.manifest, executables, HostDevice()) as pipeline:
         for count, planes in enumerate(_streets(spec, options.frames) if frames is None else frames, start=1):
             _compare_frame(planes, bundle, modules, executables, pipeline, collected)
             if progress:

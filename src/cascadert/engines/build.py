@@ -84,7 +84,7 @@ def build_engine(
         progress: called with every step.
 
     Raises:
-        TargetError: the target is unknown, or does not offer the precision in this version.
+        TargetError: the target is unknown, lacks the precision in this version, or an option means nothing to it.
         InvalidRequest: an option out of range, or the output exists.
         BuildError: TensorRT refused a stage, crashed, or took too long.
         MissingExtra: what the target's builder needs is not installed.
@@ -149,6 +149,11 @@ def _check(bundle: Bundle, target: Target, output: Path, options: BuildOptions) 
     if precision is None:
         found = f"precision '{options.precision}' is not in this version"
         raise TargetError(f"target '{target.name}'", found, f"choose {' or '.join(target.precisions)}")
+    gpu_only = ("workspace_bytes", "optimization_level", "typical_blocks", "max_blocks")
+    given = [name for name in gpu_only if getattr(options, name) is not None]
+    if target.compute_capability is None and given:
+        found = f"{given[0]} is an option of TensorRT; ONNX Runtime compiles the graph when it is loaded"
+        raise TargetError(f"target '{target.name}'", found, "leave it out")
     if options.optimization_level not in (None, *range(6)):
         raise InvalidRequest("optimization_level", f"is {options.optimization_level}", "choose 0 to 5")
     if options.workspace_bytes is not None and options.workspace_bytes <= 0:

@@ -66,6 +66,8 @@ def run_worker(
     noise, last = folder / "worker.log", Message()
     with _worker(folder, noise) as (process, lines), _deadline(process, timeout_s) as expired:
         for line in lines:
+            if not line.endswith("\n"):  # the worker died while it wrote
+                break
             last = json.loads(line)
             if last["kind"] == "progress":
                 on_progress(last)

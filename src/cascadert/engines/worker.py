@@ -101,8 +101,6 @@ def build(request: BuildRequest, report: TextIO) -> dict[str, Any]:
     """
     import polygraphy
     import tensorrt_rtx as trt
-    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
-    from polygraphy.backend.trt import Profile
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
@@ -114,19 +112,7 @@ def build(request: BuildRequest, report: TextIO) -> dict[str, Any]:
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(request.onnx):
         raise Refused("parser", [_parser_fault(parser.get_error(i)) for i in range(parser.num_errors)])
-    profile = Profile()
-    for name, (smallest, typical, largest) in request.shapes.items():
-        profile.add(name, tuple(smallest), tuple(typical), tuple(largest))
-    major, minor = request.compute_capability.split(".")
-    config = CreateConfigRTX(
-        compute_capabilities=[(int(major), int(minor))],
-        profiles=[profile],
-        memory_pool_limits=_workspace(trt, request.workspace_bytes),
-        builder_optimization_level=request.optimization_level,
-        progress_monitor=_monitor(trt, report),
-    )(builder, network)
-    # On by default, and CreateConfigRTX leaves it so: products of 10-bit mantissas are not what "fp32" promises.
-    config.clear_flag(trt.BuilderFlag.TF32)
+    config = _configure(request, builder, network, _monitor(trt, report))
     log.errors.clear()
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -136,8 +122,30 @@ def build(request: BuildRequest, report: TextIO) -> dict[str, Any]:
     return {"kind": "done", "seconds": time.perf_counter() - start, "versions": versions}
 
 
-def _workspace(trt: Any, workspace_bytes: int | None) -> dict[Any, int] | None:
-    return None if workspace_bytes is None else {trt.MemoryPoolType.WORKSPACE: workspace_bytes}
+def _configure(request: BuildRequest, builder: Any, network: Any, monitor: Any) -> Any:
+    import tensorrt_rtx as trt
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import Profile
+    from polygraphy.exception import PolygraphyException
+
+    profile = Profile()
+    for name, (smallest, typical, largest) in request.shapes.items():
+        profile.add(name, tuple(smallest), tuple(typical), tuple(largest))
+    major, minor = request.compute_capability.split(".")
+    workspace = request.workspace_bytes
+    try:
+        config = CreateConfigRTX(
+            compute_capabilities=[(int(major), int(minor))],
+            profiles=[profile],
+            memory_pool_limits=None if workspace is None else {trt.MemoryPoolType.WORKSPACE: workspace},
+            builder_optimization_level=request.optimization_level,
+            progress_monitor=monitor,
+        )(builder, network)
+    except PolygraphyException as error:
+        raise Refused("builder", [{"text": str(error), "node": ""}]) from error
+    # On by default, and CreateConfigRTX leaves it so: products of 10-bit mantissas are not what "fp32" promises.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    return config
 
 
 def _parser_fault(error: Any) -> dict[str, str]:

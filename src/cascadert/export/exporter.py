@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import contextlib
+import inspect
 import logging
 import re
 import warnings
@@ -32,6 +32,9 @@ from cascadert.graph import Graph
 # TensorRT 8.x takes 17 at most and gets a conversion of its own.
 OPSET = 18
 
+# By input name and axis, the name of the size that may change.
+DynamicAxes = Mapping[str, Mapping[int, str]]
+
 _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
@@ -59,7 +62,11 @@ def _innermost(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _check_request(inputs: Mapping[str, Tensor], outputs: Sequence[str], dynamic: Mapping[str, Mapping[int, str]]) -> None:
+def _axis(name: str, axis: int, label: str) -> str:
+    return f"dynamic axis {axis} ('{label}') of input '{name}'"
+
+
+def _check_request(inputs: Mapping[str, Tensor], outputs: Sequence[str], dynamic: DynamicAxes) -> None:
     for name in set(outputs) & set(inputs):
         raise ExportError(f"output '{name}'", "an input has the same name", "rename one; ONNX names each tensor once")
     for name, axes in dynamic.items():
@@ -69,12 +76,10 @@ def _check_request(inputs: Mapping[str, Tensor], outputs: Sequence[str], dynamic
             size = inputs[name].shape[axis]
             if size < 2:
                 found = f"the example has size {size} there, which PyTorch would fix for good"
-                raise ExportError(f"dynamic axis {axis} ('{label}') of input '{name}'", found, "give an example of 2 or more")
+                raise ExportError(_axis(name, axis, label), found, "give an example of 2 or more")
 
 
-def _capture(
-    module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Mapping[int, str]]
-) -> torch.export.ExportedProgram:
+def _capture(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes) -> torch.export.ExportedProgram:
     """Trace `module`; the same name means the same size wherever it appears."""
     sizes = {label: torch.export.Dim(label) for axes in dynamic.values() for label in axes.values()}
     shapes = tuple(
@@ -92,7 +97,9 @@ def _capture(
         raise ExportError(f"module '{type(module).__name__}'", _innermost(error), remedy) from error
 
 
-def _translate(program: torch.export.ExportedProgram, module: nn.Module, names: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+def _translate(
+    program: torch.export.ExportedProgram, module: nn.Module, names: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
     try:
         onnx_program = torch.onnx.export(
             program,
@@ -113,7 +120,7 @@ def _translate(program: torch.export.ExportedProgram, module: nn.Module, names: 
     return model
 
 
-def _name_axes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+def _name_axes(model: ir.Model, dynamic: DynamicAxes) -> None:
     """Put the caller's names in the place of PyTorch's symbols (`s37`), in expressions too."""
     names: dict[str, str] = {}
     for value in model.graph.inputs:
@@ -121,7 +128,7 @@ def _name_axes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> Non
             size = value.shape[axis] if value.shape is not None else None
             if isinstance(size, int) or size is None or size.value is None:
                 found = f"PyTorch fixed it at {size} while tracing"
-                raise ExportError(f"dynamic axis {axis} ('{label}') of input '{value.name}'", found, "do not branch on it")
+                raise ExportError(_axis(str(value.name), axis, label), found, "do not branch on it")
             names[size.value] = label
     pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names))
     values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
@@ -152,7 +159,7 @@ def trace(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dynamic: DynamicAxes | None = None,
 ) -> ir.Model:
     """Translate `module` without any pass: standard ONNX, and calls of the functions in `cascadert.export.functions`.
 
@@ -175,7 +182,7 @@ def export_graph(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dynamic: DynamicAxes | None = None,
 ) -> Graph:
     """Export a stage: standard ONNX of opset 18 that ONNX Runtime runs as it is.
 
@@ -203,7 +210,7 @@ def export_graph(
     return graph
 
 
-def _check_ports(graph: Graph, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Mapping[int, str]]) -> None:
+def _check_ports(graph: Graph, inputs: Mapping[str, Tensor], dynamic: DynamicAxes) -> None:
     for spec, (name, example) in zip(graph.inputs, inputs.items(), strict=True):
         expected = tuple(dynamic.get(name, {}).get(axis, size) for axis, size in enumerate(example.shape))
         if (spec.name, spec.shape) != (name, expected):

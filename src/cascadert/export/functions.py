@@ -1,9 +1,12 @@
 """Operators that standard ONNX lacks, as ONNX functions, and how PyTorch's become calls of them.
 
-PyTorch's own exporter turns max un-pooling into integer arithmetic that TensorRT cannot parse, and adaptive pooling into
-gathers of every bin. So both stay one call through the export: a pass that knows the shapes then chooses the form.
-The bodies are exact in standard ONNX, so a graph with calls runs everywhere and what no pass claimed can be inlined.
+PyTorch's own exporter turns max un-pooling into integer arithmetic that TensorRT cannot parse, and adaptive pooling
+into gathers of every bin. So both stay one call through the export, and a pass that knows the shapes then chooses the
+form. The bodies are exact in standard ONNX, so that a graph with calls runs everywhere.
 """
+
+# The bodies below are ONNX written in Python's syntax; its types are not Python's.
+# mypy: disable-error-code="type-var,arg-type,misc,has-type"
 
 from __future__ import annotations
 

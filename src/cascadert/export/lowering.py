@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 
 from cascadert.errors import CascadertError, GraphError, PassError
 from cascadert.export.onnx_io import graph_from_model, model_from_graph
+from cascadert.export.passes.channel_reductions import FastChannelReductions
 from cascadert.export.passes.clean_up import CleanUp
 from cascadert.export.passes.gather_first import GatherBeforeCast
 from cascadert.export.passes.large_pool import SplitLargeAveragePool
@@ -42,7 +43,7 @@ def finish_passes() -> list[ir.passes.PassBase]:
     return [
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         OwnResizeConstants(),
         common.TopologicalSortPass(),
@@ -64,7 +65,13 @@ def _passes(dialect: Dialect) -> list[ir.passes.PassBase]:
             CheckTensorRTOperators(),
         ]
     elif dialect == "onnxruntime":
-        rewrites = [GatherBeforeCast(), CleanUp(), *finish_passes()]
+        rewrites = [
+            common.ShapeInferencePass(),
+            GatherBeforeCast(),
+            FastChannelReductions(),
+            CleanUp(),
+            *finish_passes(),
+        ]
     else:
         raise GraphError(f"lowering to '{dialect}'", "is not a backend", "choose 'onnxruntime' or 'tensorrt'")
     return rewrites

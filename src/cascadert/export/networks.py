@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cascadert.errors import NetworkError, WeightsError
@@ -102,10 +100,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # neither library says what it raises on arbitrary bytes
         found = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise WeightsError(str(path), found, "give safetensors, or torch.save(model.state_dict(), path)") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         keys = sorted(map(str, state))[:4] if isinstance(state, dict) else type(state).__name__
         raise WeightsError(str(path), f"is not a state dict but holds {keys}", "save model.state_dict() alone")
     return state

@@ -6,7 +6,7 @@ from typing import get_args
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from cascadert.errors import GraphError
 from cascadert.graph import Dialect, DType, Graph, TensorSpec
@@ -15,6 +15,8 @@ _DTYPES: dict[ir.DataType, DType] = {
     {"float16": ir.DataType.FLOAT16, "float32": ir.DataType.FLOAT}.get(name) or ir.DataType[name.upper()]: name
     for name in get_args(DType)
 }
+
+_REMEDY = "the file is truncated or no ONNX; export it again"
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
@@ -57,7 +59,7 @@ def model_from_graph(graph: Graph) -> ir.Model:
         proto = onnx.load_model_from_string(graph.onnx)
         model = ir.serde.deserialize_model(proto)
     except (DecodeError, ir.serde.SerdeError, ValueError) as error:
-        raise GraphError(subject, f"cannot be read ({error})", "the file is truncated or no ONNX; export it again") from error
+        raise GraphError(subject, f"cannot be read ({error})", _REMEDY) from error
     if not len(model.graph):
-        raise GraphError(subject, "contains no operators", "the file is truncated or no ONNX; export it again")
+        raise GraphError(subject, "contains no operators", _REMEDY)
     return model

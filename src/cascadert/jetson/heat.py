@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadert.geometry import Grid
-from cascadert.jetson.pixels import Image8
+from cascadert.jetson.images import Image8
 
 # "inferno" (S. van der Walt, N. Smith, matplotlib; CC0) at 33 even steps: perceptually uniform, dark = certain.
 _INFERNO = bytes.fromhex("""

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cascadert.classes import IGNORE_LABEL, ClassSet
 from cascadert.geometry import Grid
-from cascadert.jetson.pixels import Image8
+from cascadert.jetson.images import Image8
 
 _OUTLINES = ((255, 255, 255), (255, 214, 10), (90, 240, 255))  # one per decision: neither class set uses them
 _CASING = (0, 0, 0)

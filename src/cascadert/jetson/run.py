@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,10 +15,10 @@ from cascadert.bundle import BundleManifest
 from cascadert.deployment import open_artefact
 from cascadert.errors import ExecutionError, InvalidRequest, SourceError
 from cascadert.geometry import Grid
+from cascadert.jetson.images import Image8
 from cascadert.jetson.overlay import OverlayOptions, draw_overlay
-from cascadert.jetson.pixels import Image8, stack_cameras
 from cascadert.jetson.sinks import ImageFolder, Sink, claim_file, open_overlay, write_atomically
-from cascadert.jetson.sources import Frame, Source, open_source
+from cascadert.jetson.sources import Cameras, Frame
 from cascadert.jetson.statistics import FrameStatistics, RunSummary, frame_statistics, summarise
 from cascadert.runtime.pipeline import Pipeline, Result, RuntimeOptions, open_pipeline
 from cascadert.spec import SelectPolicy, ThresholdPolicy
@@ -77,15 +77,16 @@ def run_pipeline(
     policies = chosen_policies(manifest, options.policy, options.stage)
     if options.limit is not None and options.limit < 1:
         raise InvalidRequest(f"limit = {options.limit}", "leaves no frame to run", "give 1 or more")
+    _refuse_overwriting(sources, options)
     with ExitStack() as stack:
-        opened = _open_sources(stack, sources, manifest, options.pattern)
-        outputs = _Outputs(stack, options, opened[0].fps, manifest)
-        total = _total(opened, options.limit)
+        cameras = stack.enter_context(Cameras(sources, manifest.spec.frame, pattern=options.pattern))
+        total = min((count for count in (cameras.length, options.limit) if count is not None), default=None)
+        outputs = _Outputs(stack, options, manifest, cameras.fps, None if cameras.length is None else total)
         records: list[FrameStatistics] = []
         pixels = np.zeros(256, np.int64)
         started = time.perf_counter()
-        for frames in islice(_in_step(opened, sources), options.limit):
-            result = _infer(pipeline, frames, policies)
+        for frames in islice(cameras, options.limit):
+            result = _infer(pipeline, frames[0].name, cameras.planes(frames), policies)
             outputs.write(frames, result, policies)
             records.append(frame_statistics(frames[0], result))
             pixels += np.bincount(result.labels.reshape(-1), minlength=256)
@@ -98,6 +99,13 @@ def run_pipeline(
     if options.stats is not None:
         write_atomically(options.stats, lambda path: path.write_text(summary.to_json(), encoding="utf-8"))
     return summary
+
+
+def _refuse_overwriting(sources: Sequence[Path], options: RunOptions) -> None:
+    """Labels have the names of their frames: with `replace` they would take their place."""
+    for output in (options.overlay, options.labels, options.stats):
+        if output is not None and output.resolve() in {source.resolve() for source in sources}:
+            raise InvalidRequest(str(output), "is both a source and an output", "choose another output")
 
 
 def chosen_policies(
@@ -121,41 +129,11 @@ def chosen_policies(
     return {**policies, stage or next(iter(policies)): policy}
 
 
-def _open_sources(
-    stack: ExitStack, sources: Sequence[Path], manifest: BundleManifest, pattern: str | None
-) -> list[Source]:
-    frame = manifest.spec.frame
-    if len(sources) != frame.cameras:
-        found = f"{len(sources)} given where the bundle takes {frame.cameras} camera(s)"
-        raise InvalidRequest("sources", found, "give one source for each camera")
-    return [stack.enter_context(open_source(source, frame, pattern=pattern)) for source in sources]
-
-
-def _in_step(opened: Sequence[Source], paths: Sequence[Path]) -> Iterator[tuple[Frame, ...]]:
-    """Yield one frame of every camera at a time; all sources end together."""
-    iterators = [iter(source) for source in opened]
-    while True:
-        frames = [next(iterator, None) for iterator in iterators]
-        present = [frame for frame in frames if frame is not None]
-        if len(present) < len(frames):
-            if present:
-                ended = paths[frames.index(None)]
-                remedy = "give sources of one length, or --limit"
-                raise SourceError(str(ended), "ends before the other cameras do", remedy)
-            return
-        yield tuple(present)
-
-
-def _total(opened: Sequence[Source], limit: int | None) -> int | None:
-    known = [length for length in (*(source.length for source in opened), limit) if length is not None]
-    return min(known) if known else None
-
-
-def _infer(pipeline: Pipeline, frames: Sequence[Frame], policies: dict[str, SelectPolicy]) -> Result:
+def _infer(pipeline: Pipeline, name: str, planes: Mapping[str, Image8], policies: Mapping[str, SelectPolicy]) -> Result:
     try:
-        return pipeline.infer(stack_cameras([frame.planes for frame in frames]), policies)
+        return pipeline.infer(planes, policies)
     except ExecutionError as error:
-        raise ExecutionError(f"frame {frames[0].name}: {error.subject}", error.found, error.remedy) from error
+        raise ExecutionError(f"frame {name}: {error.subject}", error.found, error.remedy) from error
 
 
 def refined_blocks(result: Result, grid: Grid, camera: int = 0) -> list[list[int]]:
@@ -167,7 +145,9 @@ def refined_blocks(result: Result, grid: Grid, camera: int = 0) -> list[list[int
 class _Outputs:
     """The sinks of a run."""
 
-    def __init__(self, stack: ExitStack, options: RunOptions, fps: float | None, manifest: BundleManifest) -> None:
+    def __init__(
+        self, stack: ExitStack, options: RunOptions, manifest: BundleManifest, fps: float | None, frames: int | None
+    ) -> None:
         self._spec, self._look = manifest.spec, options.look
         self._grid = manifest.spec.make_grid()
         cameras = manifest.spec.frame.cameras
@@ -179,7 +159,7 @@ class _Outputs:
             self._labels = [stack.enter_context(ImageFolder(f, ".png", replace=options.replace)) for f in folders]
         self._overlay: Sink | None = None
         if options.overlay is not None:
-            self._overlay = stack.enter_context(open_overlay(options.overlay, fps, replace=options.replace))
+            self._overlay = stack.enter_context(open_overlay(options.overlay, fps, frames, replace=options.replace))
 
     def write(self, frames: Sequence[Frame], result: Result, policies: dict[str, SelectPolicy]) -> None:
         """Write what was asked for of one frame of every camera."""

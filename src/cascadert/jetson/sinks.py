@@ -15,7 +15,7 @@ from typing import Protocol
 from PIL import Image
 
 from cascadert.errors import InvalidRequest, SourceError
-from cascadert.jetson.pixels import Image8
+from cascadert.jetson.images import Image8
 from cascadert.jetson.video import VideoWriter
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov"})
@@ -117,29 +117,35 @@ class ImageFolder:
 
 
 class StillFile:
-    """The picture of the only frame."""
+    """The picture of the only frame; `frames` is how many will come, if that is known."""
 
-    def __init__(self, path: Path, *, replace: bool) -> None:
+    def __init__(self, path: Path, frames: int | None, *, replace: bool) -> None:
+        self._path = path
+        self._picture: Image8 | None = None
+        if frames is not None and frames > 1:
+            raise self._too_many()
         claim_file(path, replace=replace)
-        self._path, self._taken = path, 0
+
+    def _too_many(self) -> InvalidRequest:
+        found = "holds one picture and the source has more"
+        return InvalidRequest(str(self._path), found, "give a folder, an .mp4 or a .gif, or --limit 1")
 
     def write(self, name: str, picture: Image8) -> None:
-        """Write the image.
+        """Keep the picture.
 
         Raises:
             InvalidRequest: a second frame.
         """
-        self._taken += 1
-        if self._taken > 1:
-            found = "holds one picture and the source has more"
-            raise InvalidRequest(str(self._path), found, "give a folder, an .mp4 or a .gif, or --limit 1")
-        _write_image(self._path, picture)
+        if self._picture is not None:
+            raise self._too_many()
+        self._picture = picture
 
     def __enter__(self) -> StillFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        return None
+        if exception[0] is None and self._picture is not None:
+            _write_image(self._path, self._picture)
 
 
 class VideoFile:
@@ -198,11 +204,17 @@ class GifFile:
         )
 
 
-def open_overlay(path: Path, fps: float | None, *, replace: bool) -> Sink:
+def open_overlay(path: Path, fps: float | None, frames: int | None, *, replace: bool) -> Sink:
     """Open the sink that an output's name asks for: .mp4, .mkv, .mov, .gif, .png, .jpg, or a folder (no suffix).
 
+    Args:
+        path: the output.
+        fps: frames per second of the source, if it has a rate.
+        frames: how many will come, if that is known.
+        replace: whether to replace what is there.
+
     Raises:
-        InvalidRequest: another suffix, or something in the way.
+        InvalidRequest: another suffix, something in the way, or several frames for one image.
         SourceError: a place that cannot be written.
         MissingExtra: a video, and PyAV is not installed.
     """
@@ -212,7 +224,7 @@ def open_overlay(path: Path, fps: float | None, *, replace: bool) -> Sink:
     if suffix == ".gif":
         return GifFile(path, fps, replace=replace)
     if suffix in STILL_SUFFIXES:
-        return StillFile(path, replace=replace)
+        return StillFile(path, frames, replace=replace)
     if suffix and not path.is_dir():
         known = ", ".join(sorted(VIDEO_SUFFIXES | STILL_SUFFIXES | {".gif"}))
         raise InvalidRequest(str(path), f"has the suffix {suffix}", f"choose one of {known}, or a folder")

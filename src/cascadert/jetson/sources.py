@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
-from cascadert.errors import SourceError
+import numpy as np
+
+from cascadert.errors import InvalidRequest, SourceError
 from cascadert.jetson.fit import FitPlan, plan_fit
-from cascadert.jetson.images import IMAGE_SUFFIXES, ImageHeader, list_images, read_header, read_rgb
-from cascadert.jetson.pixels import Image8, Planes, to_planes
+from cascadert.jetson.images import IMAGE_SUFFIXES, Image8, ImageHeader, list_images, read_header, read_rgb
 from cascadert.jetson.video import VideoReader
+from cascadert.pixels import planes_from_rgb
 from cascadert.spec import FrameSpec
 
 
@@ -19,13 +23,12 @@ from cascadert.spec import FrameSpec
 class Frame:
     """One picture of one camera, fitted to the cascade.
 
-    `rgb` is uint8 `[H, W, 3]` of the frame's size, `planes` the same in the bundle's pixel format, and `fit` takes
-    labels back to the size of the source. `timestamp_s` counts from the start of a video; images have none.
+    `rgb` is uint8 `[H, W, 3]` of the frame's size, and `fit` takes labels back to the size of the source. `timestamp_s`
+    counts from the start of a video; images have none.
     """
 
     name: str
     rgb: Image8
-    planes: Planes
     fit: FitPlan
     timestamp_s: float | None = None
 
@@ -56,7 +59,6 @@ class ImageSource:
     fps: float | None = None
 
     def __init__(self, paths: list[Path], frame: FrameSpec) -> None:
-        self._frame = frame
         self._headers = [read_header(path) for path in paths]
         _refuse_mixed_kinds(self._headers)
         _refuse_equal_names(paths)
@@ -70,7 +72,7 @@ class ImageSource:
     def __iter__(self) -> Iterator[Frame]:
         for header, plan in zip(self._headers, self._plans, strict=True):
             rgb = plan.apply(read_rgb(header.path))
-            yield Frame(header.path.stem, rgb, to_planes(rgb, self._frame.pixel_format), plan)
+            yield Frame(header.path.stem, rgb, plan)
 
     def __enter__(self) -> ImageSource:
         return self
@@ -83,7 +85,7 @@ class VideoSource:
     """Frames of a video file, named after it and numbered from 0."""
 
     def __init__(self, path: Path, frame: FrameSpec) -> None:
-        self._path, self._frame = path, frame
+        self._path = path
         self._reader = VideoReader(path)
         try:
             self._plan = plan_fit(str(path), self._reader.size, frame)
@@ -103,9 +105,7 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         for index, (rgb, timestamp_s) in enumerate(self._reader):
-            fitted = self._plan.apply(rgb)
-            planes = to_planes(fitted, self._frame.pixel_format)
-            yield Frame(f"{self._path.stem}_{index:06d}", fitted, planes, self._plan, timestamp_s)
+            yield Frame(f"{self._path.stem}_{index:06d}", self._plan.apply(rgb), self._plan, timestamp_s)
 
     def __enter__(self) -> VideoSource:
         return self
@@ -134,6 +134,57 @@ def open_source(source: str | Path, frame: FrameSpec, *, pattern: str | None = N
     if pattern is not None:
         raise SourceError(str(path), f"is a file, so --glob {pattern} picks nothing", "leave --glob out")
     return ImageSource([path], frame) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path, frame)
+
+
+class Cameras:
+    """One source for each camera of a cascade, in step. A context manager.
+
+    Raises:
+        InvalidRequest: more or fewer sources than cameras.
+        SourceError, MissingExtra: see `open_source`.
+    """
+
+    def __init__(self, sources: Sequence[Path], frame: FrameSpec, *, pattern: str | None = None) -> None:
+        if len(sources) != frame.cameras:
+            found = f"{len(sources)} given where the bundle takes {frame.cameras} camera(s)"
+            raise InvalidRequest("sources", found, "give one source for each camera")
+        self._paths, self._frame = sources, frame
+        with ExitStack() as stack:
+            self._sources = [stack.enter_context(open_source(path, frame, pattern=pattern)) for path in sources]
+            self._stack = stack.pop_all()
+
+    @property
+    def length(self) -> int | None:
+        """Number of frames, where every source tells."""
+        lengths = [source.length for source in self._sources if source.length is not None]
+        return min(lengths) if len(lengths) == len(self._sources) else None
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the first camera."""
+        return self._sources[0].fps
+
+    def __iter__(self) -> Iterator[tuple[Frame, ...]]:
+        """Yield one frame of every camera at a time.
+
+        Raises:
+            SourceError: one source ends before the others, or cannot be read.
+        """
+        for frames in zip_longest(*self._sources):
+            if None in frames:
+                found = "ends before the other cameras do"
+                raise SourceError(str(self._paths[frames.index(None)]), found, "give sources of one length, or --limit")
+            yield frames
+
+    def planes(self, frames: Sequence[Frame]) -> dict[str, Image8]:
+        """Turn the frames of all cameras into the planes of the port `frame`, uint8 `[N, H, W, C]` each."""
+        return planes_from_rgb(np.stack([frame.rgb for frame in frames]), self._frame.pixel_format)
+
+    def __enter__(self) -> Cameras:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
 
 
 def _refuse_mixed_kinds(headers: list[ImageHeader]) -> None:

@@ -68,8 +68,11 @@ class RunSummary:
         return {"schema": STATS_SCHEMA, **values, "policies": policies, "frame_count": len(frames), "frames": frames}
 
     def to_json(self) -> str:
-        """Return everything as JSON."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        """Return everything as JSON, a line for each frame."""
+        values = self.to_dict()
+        frames = ",\n".join(json.dumps(frame, allow_nan=False) for frame in map(asdict, self.frames))
+        head = json.dumps({**values, "frames": []}, indent=1, allow_nan=False)
+        return head.removesuffix("[]\n}") + f"[\n{frames}\n]\n}}\n"
 
 
 def frame_statistics(frame: Frame, result: Result) -> FrameStatistics:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from cascadert.errors import SourceError, import_extra
-from cascadert.jetson.pixels import Image8
+from cascadert.jetson.images import Image8
 
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 """Tried in this order: builds of FFmpeg without GPL parts lack libx264, and some lack any H.264 encoder."""
 _BT709 = 1  # AVCOL_SPC_BT709: players assume it for untagged HD video, so encode and tag with it
+
+
+_WHOLE = 0.9  # edit lists and variable rates make headers promise a little too much
 
 
 class VideoReader:
@@ -61,14 +64,26 @@ class VideoReader:
         Raises:
             SourceError: damage inside the file, frames that change their size or are to be shown rotated.
         """
-        index = 0
+        count = 0
         try:
-            for index, frame in enumerate(self._container.decode(self._stream)):
-                self._check(index, frame)
+            for frame in self._container.decode(self._stream):
+                self._check(count, frame)
+                count += 1
                 yield frame.to_ndarray(format="rgb24"), frame.time
         except self._av.FFmpegError as error:
-            found = f"breaks off near frame {index}: {error.strerror}"
+            found = f"breaks off near frame {count}: {error.strerror}"
             raise SourceError(str(self._path), found, "give an intact video") from error
+        expected = self._expected()
+        if count < _WHOLE * expected:
+            found = f"ends after {count} frames where its header says {round(expected)}"
+            raise SourceError(str(self._path), found, "give an intact video")
+
+    def _expected(self) -> float:
+        """Number of frames that the header promises, 0 if it does not. Demuxers skip damage without a word."""
+        alone = len(self._container.streams) == 1  # else the length is that of the longest stream
+        if self.length is not None or not alone or not self._container.duration:
+            return self.length or 0
+        return float(self._container.duration / self._av.time_base * (self.fps or 0))
 
     def _check(self, index: int, frame: Any) -> None:
         if (frame.height, frame.width) != self.size:

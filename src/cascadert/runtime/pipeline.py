@@ -224,13 +224,26 @@ def open_pipeline(artefact: Bundle | Deployment, options: RuntimeOptions = Runti
         GraphError: ONNX Runtime refuses a graph.
     """
     manifest, graphs = _graphs(artefact)
+    return Pipeline(manifest, load_executables(graphs, options), HostDevice())
+
+
+def load_executables(
+    graphs: Mapping[str, Graph],
+    options: RuntimeOptions = RuntimeOptions(),
+) -> dict[str, OnnxRuntimeExecutable]:
+    """Load the graph of each stage, by name; all or none.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+        GraphError: ONNX Runtime refuses a graph.
+    """
     with ExitStack() as loaded:
         executables = {
             name: loaded.enter_context(OnnxRuntimeExecutable(name, graph, options.threads))
             for name, graph in graphs.items()
         }
         loaded.pop_all()
-    return Pipeline(manifest, executables, HostDevice())
+    return executables
 
 
 def _graphs(artefact: Bundle | Deployment) -> tuple[BundleManifest, Mapping[str, Graph]]:

@@ -33,7 +33,9 @@ class Threshold:
 
     def __call__(self, scores: Scores) -> int:
         """Return how many of the sorted scores are above theta."""
-        above = scores > np.float32(self.theta)
+        with np.errstate(over="ignore"):  # a theta beyond float32 is infinite, and above every score
+            theta = np.float32(self.theta)
+        above = scores > theta
         return int(np.count_nonzero(above & (scores > -np.inf)))
 
 

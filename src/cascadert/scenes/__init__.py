@@ -1,9 +1,13 @@
 """Seeded procedural street video with exact labels (19 Cityscapes classes).
 
-    >>> from cascadert.scenes import SceneOptions, render
-    >>> scene = render(seed=3, index=0, options=SceneOptions(height=96, width=192))
-    >>> scene.image.shape, scene.labels.shape
-    ((96, 192, 3), (96, 192))
+`render(seed, index, options)` returns one frame, `clip(seed, frames, options)` the first frames of a street::
+
+    scene = render(seed=3, index=0, options=SceneOptions(height=96, width=192))
+    scene.image.shape, scene.labels.shape  # (96, 192, 3), (96, 192)
+
+Labels are those of the pixel's centre, pictures the mean of 3 by 3 samples. As in Cityscapes, a trunk is vegetation,
+window panes belong to their car or house, rails and lane marks are road, a kerb is sidewalk, people on two wheels are
+riders and their vehicle is labelled apart; wheels and fences count as closed surfaces. No pixel is 255 (ignore).
 """
 
 from cascadert.classes import CLASS_NAMES, IGNORE_LABEL, PALETTE

@@ -59,15 +59,16 @@ class Camera:
 
     def sees(self, x0: float, x1: float, z0: float, z1: float) -> bool:
         """Whether anything of the upright box may be inside the picture's left and right edges."""
-        near, far = z0 - self.z_m, z1 - self.z_m
-        if far < NEAR_M or near > FAR_M:
+        if z1 - self.z_m < NEAR_M or z0 - self.z_m > FAR_M:
             return False
-        near = max(near, NEAR_M)
-        lefts, rights = [], []
-        for depth in (near, far):
-            shift = self.bend * depth
-            lefts.append((x0 - self.x_m) / depth + shift)
-            rights.append((x1 - self.x_m) / depth + shift)
-        left = self.centre_px + self.focal_px * min(lefts)
-        right = self.centre_px + self.focal_px * max(rights)
-        return right > 0 and left < self.width
+        left, right = self.columns(np.array([x0]), np.array([x1]), np.array([z0]), np.array([z1]))
+        return bool(right[0] > 0 and left[0] < self.width)
+
+    def columns(
+        self, x0: NDArray[np.float64], x1: NDArray[np.float64], z0: NDArray[np.float64], z1: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Leftmost and rightmost column of upright boxes."""
+        near, far = np.maximum(z0 - self.z_m, NEAR_M), np.maximum(z1 - self.z_m, NEAR_M)
+        left = np.minimum((x0 - self.x_m) / near + self.bend * near, (x0 - self.x_m) / far + self.bend * far)
+        right = np.maximum((x1 - self.x_m) / near + self.bend * near, (x1 - self.x_m) / far + self.bend * far)
+        return self.centre_px + self.focal_px * left, self.centre_px + self.focal_px * right

@@ -33,7 +33,8 @@ class DisplayList:
         self._sizes: list[int] = []
         self._colours: list[Colour] = []
         self._labels: list[int] = []
-        self._chunks: list[tuple[NDArray[np.float64], ...]] = []
+        # Ready-made blocks, each with the number of points and of polygons that were added singly before it.
+        self._blocks: list[tuple[int, int, tuple[NDArray[np.float64], ...]]] = []
 
     def polygon(self, points: Sequence[Point], colour: Colour, label: int) -> None:
         """Add one polygon."""
@@ -47,15 +48,13 @@ class DisplayList:
         count, corners = points.shape[:2]
         if count == 0:
             return
-        self._flush()
-        self._chunks.append(
-            (
-                points.reshape(-1, 3),
-                np.full(count, float(corners)),
-                np.broadcast_to(colours, (count, 3)),
-                np.full(count, float(label)),
-            )
+        block = (
+            points.reshape(-1, 3),
+            np.full(count, float(corners)),
+            np.broadcast_to(colours, (count, 3)),
+            np.full(count, float(label)),
         )
+        self._blocks.append((len(self._points), len(self._sizes), block))
 
     def limb(
         self, start: Point, end: Point, radius: float, colour: Colour, label: int, end_radius: float | None = None
@@ -111,17 +110,23 @@ class DisplayList:
             label,
         )
 
-    def _flush(self) -> None:
-        if self._sizes:
-            self._chunks.append(
-                (
-                    np.array(self._points, dtype=np.float64),
-                    np.array(self._sizes, dtype=np.float64),
-                    np.array(self._colours, dtype=np.float64),
-                    np.array(self._labels, dtype=np.float64),
-                )
-            )
-            self._points, self._sizes, self._colours, self._labels = [], [], [], []
+    def _arrays(self) -> tuple[NDArray[np.float64], ...]:
+        """Join the single polygons and the blocks in the order in which they were added."""
+        singles = (
+            np.array(self._points, dtype=np.float64).reshape(-1, 3),
+            np.array(self._sizes, dtype=np.float64),
+            np.array(self._colours, dtype=np.float64).reshape(-1, 3),
+            np.array(self._labels, dtype=np.float64),
+        )
+        parts: list[tuple[NDArray[np.float64], ...]] = []
+        points, polygons = 0, 0
+        for points_before, polygons_before, block in self._blocks:
+            cuts = ((points, points_before), *((polygons, polygons_before),) * 3)
+            parts.append(tuple(a[start:end] for a, (start, end) in zip(singles, cuts, strict=True)))
+            parts.append(block)
+            points, polygons = points_before, polygons_before
+        parts.append((singles[0][points:], *(a[polygons:] for a in singles[1:])))
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def paint(
         self, image: Image.Image, camera: Camera, scale: int, haze_per_m: float = 0.0, haze: Colour = (1, 1, 1)
@@ -130,10 +135,9 @@ class DisplayList:
 
         A four-band image takes colour and label as its four bytes; a one-band image the red of the colour.
         """
-        self._flush()
-        if not self._chunks:
+        if not self._sizes and not self._blocks:
             return
-        points, sizes, colours, labels = (np.concatenate(parts) for parts in zip(*self._chunks, strict=True))
+        points, sizes, colours, labels = self._arrays()
         pixels, depth = camera.project(points)
         counts = sizes.astype(np.int64)
         starts = np.cumsum(counts) - counts

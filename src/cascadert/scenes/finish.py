@@ -15,6 +15,8 @@ from cascadert.scenes.style import Style
 
 _TILE = 512
 _TEXELS_PER_M = 40.0
+_PLASTER, _MASONRY, _LEAVES, _PLAIN = 3, 4, 5, 255
+_IS_GROUND = np.isin(np.arange(256), (ROAD, SIDEWALK, TERRAIN))
 
 
 def _noise(rng: np.random.Generator, slope: float) -> NDArray[np.float32]:
@@ -23,8 +25,8 @@ def _noise(rng: np.random.Generator, slope: float) -> NDArray[np.float32]:
     radius[0, 0] = 1.0
     spectrum = (rng.normal(size=radius.shape) + 1j * rng.normal(size=radius.shape)) / radius**slope
     spectrum[0, 0] = 0.0
-    noise = np.fft.irfft2(spectrum, s=(_TILE, _TILE))
-    return (noise / noise.std()).astype(np.float32)
+    noise: NDArray[np.float64] = np.fft.irfft2(spectrum, s=(_TILE, _TILE))
+    return np.asarray(noise / noise.std(), dtype=np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -48,48 +50,64 @@ def _atlas() -> NDArray[np.float32]:
     ).astype(np.float32)
 
 
-def _layer_of(seed: int) -> NDArray[np.uint8]:
-    """Which atlas layer each label takes; 255 none."""
-    layers = np.full(256, 255, dtype=np.uint8)
+def _layers(seed: int) -> NDArray[np.uint8]:
+    """Which atlas layer each label takes, `[256]`."""
+    layers = np.full(256, _PLAIN, dtype=np.uint8)
     layers[ROAD], layers[SIDEWALK], layers[TERRAIN] = 0, 1, 2
-    layers[BUILDING] = 3 if seed % 3 else 4
-    layers[WALL], layers[FENCE], layers[VEGETATION] = 4, 3, 5
+    layers[BUILDING] = _PLASTER if seed % 3 else _MASONRY
+    layers[WALL], layers[FENCE], layers[VEGETATION] = _MASONRY, _PLASTER, _LEAVES
     return layers
 
 
-def _brightness(style: Style, camera: Camera, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _brightness(style: Style, camera: Camera, layer: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Texture factors `[H, W]`, fixed to the world: the ground's on its plane, the rest on the plane of the fronts."""
-    layer = _layer_of(style.seed)[codes]
-    rows = np.arange(camera.height, dtype=np.float32) + 0.5
-    tangent = ((np.arange(camera.width, dtype=np.float32) + 0.5) - camera.centre_px) / camera.focal_px
-    drop = np.maximum(rows - camera.horizon_px, 0.5) / camera.focal_px
-    depth = np.minimum(camera.y_m / drop, FAR_M)[:, None]
+    rows = np.arange(camera.height, dtype=np.float32) + np.float32(0.5)
+    tangent = (np.arange(camera.width, dtype=np.float32) + np.float32(0.5 - camera.centre_px)) / camera.focal_px
+    depth = _ground_depth(camera)[:, None]
     across = (tangent[None, :] - camera.bend * depth) * depth + camera.x_m
     fronts = [abs(style.layout.frontage(side) - camera.x_m) for side in (-1, 1)]
-    wall = np.where(tangent < 0, fronts[0], fronts[1]) / np.maximum(np.abs(tangent), 0.02)
+    # Rounded off at the vanishing point, where the fronts' plane would run to infinity.
+    steep = np.hypot(tangent, np.float32(0.05))
+    wall = (np.where(tangent < 0, fronts[0], fronts[1]) / steep).astype(np.float32)
     height = camera.y_m + (camera.horizon_px - rows)[:, None] / camera.focal_px * wall[None, :]
-    upright = layer >= 3
+    upright = layer >= _PLASTER
     # Leaves face the camera: along the front's plane they would smear into streaks.
-    isotropic = np.sign(tangent) * np.log(np.maximum(np.abs(tangent), 0.02)) * max(fronts)
-    along = np.where(layer == 5, isotropic[None, :], wall[None, :])
-    s = np.where(upright, along, depth)
-    t = np.where(upright, height, across)
-    footprint = np.where(upright, wall[None, :], depth) / camera.focal_px * _TEXELS_PER_M
-    i = ((s + camera.z_m) * _TEXELS_PER_M).astype(np.int32) & (_TILE - 1)
-    j = (t * _TEXELS_PER_M).astype(np.int32) & (_TILE - 1)
-    texture = _atlas()[np.minimum(layer, 5), np.where(upright, j, i), np.where(upright, i, j)]
-    fade = 1.0 / (1.0 + 0.25 * footprint)
-    factor: NDArray[np.float32] = np.where(layer == 255, 1.0, 1.0 + (texture - 1.0) * fade).astype(np.float32)
-    return factor
+    leaves = np.arcsinh(tangent / np.float32(0.05)) * np.float32(max(fronts))
+    along = _texel(np.where(layer == _LEAVES, leaves[None, :], (wall + camera.z_m)[None, :]))
+    i = np.where(upright, _texel(height), _texel(depth + camera.z_m))
+    j = np.where(upright, along, _texel(across))
+    texture = _atlas().ravel().take((np.minimum(layer, _LEAVES).astype(np.int32) * _TILE + i) * _TILE + j)
+    footprint = np.where(upright, wall[None, :], depth) * np.float32(0.25 * _TEXELS_PER_M / camera.focal_px)
+    factor = (texture - 1) / (1 + footprint) + 1
+    factor[layer == _PLAIN] = 1.0
+    return np.asarray(factor, dtype=np.float32)
 
 
-def _shade(shadows: DisplayList, camera: Camera, labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Share of the light `[H, W]` that reaches the ground; 1 elsewhere."""
+def _texel(metres: NDArray[np.float32]) -> NDArray[np.int32]:
+    texels: NDArray[np.int32] = (metres * np.float32(_TEXELS_PER_M)).astype(np.int32)
+    texels &= _TILE - 1
+    return texels
+
+
+def _ground_depth(camera: Camera) -> NDArray[np.float32]:
+    """Distance `[H]` of the ground that each row shows."""
+    drop = np.maximum(np.arange(camera.height) + 0.5 - camera.horizon_px, 0.5)
+    return np.asarray(np.minimum(camera.focal_px * camera.y_m / drop, FAR_M * 4), dtype=np.float32)
+
+
+def _shade(shadows: DisplayList, camera: Camera) -> NDArray[np.float32]:
+    """Share of the light `[H, W]` that the ground gets."""
     mask = Image.new("L", (camera.width, camera.height), 255)
     shadows.paint(mask, camera, 1)
-    soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(max(0.6, camera.height / 400))), dtype=np.float32) / 255
-    ground = (labels == ROAD) | (labels == SIDEWALK) | (labels == TERRAIN)
-    return np.where(ground, soft, np.float32(1.0))
+    soft = mask.filter(ImageFilter.BoxBlur(max(0.7, camera.height / 350)))
+    return np.asarray(np.asarray(soft) / np.float32(255), dtype=np.float32)
+
+
+def _grain(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
+    """The sensor's noise `[H, W, 1]`: rows of one table at random places."""
+    table = rng.standard_normal(width + 4096, dtype=np.float32) * np.float32(2.2)
+    starts = rng.integers(0, 4096, size=height).tolist()
+    return np.stack([table[start : start + width] for start in starts])[:, :, None]
 
 
 def finish(
@@ -100,18 +118,13 @@ def finish(
     # Nearest at one third of the size takes the middle of each 3 by 3 samples: the pixel's centre.
     codes = np.asarray(canvas.resize(size, Image.Resampling.NEAREST))[:, :, 3]
     labels = codes & np.uint8(SMOOTH - 1)
-    picture = np.asarray(canvas.reduce(scale))[:, :, :3].astype(np.float32)
-    factor = _brightness(style, camera, codes) * _shade(shadows, camera, labels)
-    picture *= factor[:, :, None]
-    ground = np.isin(labels, (ROAD, SIDEWALK, TERRAIN))
-    drop = np.maximum(np.arange(camera.height) + 0.5 - camera.horizon_px, 0.5)
-    clear = np.exp(-style.light.haze_per_m * np.minimum(camera.focal_px * camera.y_m / drop, FAR_M * 4))
-    veil = np.where(ground, (1.0 - clear)[:, None], 0.0).astype(np.float32)[:, :, None]
-    picture += (np.asarray(style.light.horizon, dtype=np.float32) * 255 - picture) * veil
-    picture = (picture - 118.0) * np.float32(style.contrast) + np.float32(118.0 * style.exposure)
-    noise = grain.standard_normal((64, 1024), dtype=np.float32) * 2.2
-    shifts = grain.integers(0, 1024 - 64, size=camera.height)
-    wide = np.tile(noise, (1, camera.width // 960 + 2))
-    rows = np.stack([wide[r % 64, s : s + camera.width] for r, s in enumerate(shifts.tolist())])
-    picture += rows[:, :, None]
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8), labels
+    ground = _IS_GROUND[labels]
+    gain = _brightness(style, camera, _layers(style.seed)[codes])
+    gain *= np.where(ground, _shade(shadows, camera), np.float32(1))
+    clear = np.exp(np.float32(-style.light.haze_per_m) * _ground_depth(camera))[:, None]
+    gain *= np.where(ground, clear, np.float32(1)) * np.float32(style.contrast)
+    picture = np.asarray(canvas.reduce(scale))[:, :, :3] * gain[:, :, None]
+    veil = np.where(ground, 1 - clear, np.float32(0)) * np.float32(255 * style.contrast)
+    picture += veil[:, :, None] * np.asarray(style.light.horizon, dtype=np.float32)
+    picture += _grain(grain, camera.height, camera.width) + np.float32(118.0 * (style.exposure - style.contrast) + 0.5)
+    return np.clip(picture, 0, 255, out=picture).astype(np.uint8), labels

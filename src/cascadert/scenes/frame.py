@@ -16,10 +16,12 @@ from cascadert.scenes.options import Scene, SceneOptions
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed
 from cascadert.scenes.sky import draw_skyline, sky_background
+from cascadert.scenes.standing import cross_streets
 from cascadert.scenes.style import Style, style_of
-from cascadert.scenes.world import cross_streets, items_in_view
+from cascadert.scenes.world import items_in_view
 
 FRAMES_PER_S = 15.0
+_USUAL = SceneOptions()
 
 
 def camera_of(style: Style, time_s: float, height: int, width: int) -> Camera:
@@ -44,7 +46,7 @@ def camera_of(style: Style, time_s: float, height: int, width: int) -> Camera:
     )
 
 
-def render(seed: int, index: int = 0, options: SceneOptions = SceneOptions()) -> Scene:
+def render(seed: int, index: int = 0, options: SceneOptions = _USUAL) -> Scene:
     """Render frame `index` of the street `seed`.
 
     Args:
@@ -78,7 +80,7 @@ def render(seed: int, index: int = 0, options: SceneOptions = SceneOptions()) ->
     return Scene(image=image, labels=labels)
 
 
-def clip(seed: int, frames: int, options: SceneOptions = SceneOptions()) -> Iterator[Scene]:
+def clip(seed: int, frames: int, options: SceneOptions = _USUAL) -> Iterator[Scene]:
     """Yield the first `frames` frames of the street `seed`.
 
     Raises:

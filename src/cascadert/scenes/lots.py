@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascadert.classes import BUILDING, FENCE, WALL
 from cascadert.scenes.display import SMOOTH, Colour
@@ -84,13 +86,11 @@ def _strips(pen: Pen, z0: float, z1: float) -> list[float]:
 
 def _face(pen: Pen, x: float, z0: float, z1: float, y0: float, y1: float, colour: Colour, label: int) -> None:
     cuts = _strips(pen, z0, z1)
-    for far, near in zip(cuts, cuts[1:], strict=False):
+    for far, near in pairwise(cuts):
         pen.solid.side_face(x, near, far, y0, y1, colour, label)
 
 
-def _facade(
-    pen: Pen, lot: Lot, rng: random.Random, x: float, height: float, floors: int, colour: Colour
-) -> None:
+def _facade(pen: Pen, lot: Lot, rng: random.Random, x: float, height: float, floors: int, colour: Colour) -> None:
     normal = -float(lot.side)
     lit = pen.facing(colour, normal, 0, 0)
     _face(pen, x, lot.z0, lot.z1, 0, height, lit, BUILDING)
@@ -139,8 +139,8 @@ def _windows(
 
 
 def _rects(
-    x: float, z: np.ndarray, y: np.ndarray, half: float, low: float, high: float
-) -> np.ndarray:
+    x: float, z: NDArray[np.float64], y: NDArray[np.float64], half: float, low: float, high: float
+) -> NDArray[np.float64]:
     points = np.empty((len(z), 4, 3))
     points[:, :, 0] = x
     points[:, :2, 2], points[:, 2:, 2] = (z - half)[:, None], (z + half)[:, None]
@@ -167,7 +167,9 @@ def _shop(pen: Pen, lot: Lot, rng: random.Random, x: float, lit: Colour) -> None
 
 
 def _bright(rng: random.Random) -> Colour:
-    base = rng.choice(((0.7, 0.15, 0.12), (0.15, 0.3, 0.6), (0.1, 0.4, 0.25), (0.85, 0.75, 0.2), (0.85, 0.84, 0.8), (0.2, 0.2, 0.22)))
+    base = rng.choice(
+        ((0.7, 0.15, 0.12), (0.15, 0.3, 0.6), (0.1, 0.4, 0.25), (0.85, 0.75, 0.2), (0.85, 0.84, 0.8), (0.2, 0.2, 0.22))
+    )
     return vary(rng, base, 0.25)
 
 
@@ -175,13 +177,20 @@ def _roof(pen: Pen, lot: Lot, front: float, height: float, colour: Colour) -> No
     ridge, rise = front + lot.side * _DEPTH_M / 2, 3.2
     gable = pen.facing(colour, 0, 0, -1)
     back = front + lot.side * _DEPTH_M
-    pen.solid.polygon(((front, height, lot.z0), (ridge, height + rise, lot.z0), (back, height, lot.z0)), gable, BUILDING)
+    pen.solid.polygon(
+        ((front, height, lot.z0), (ridge, height + rise, lot.z0), (back, height, lot.z0)), gable, BUILDING
+    )
     eave = front - lot.side * 0.3
     slope = pen.facing(colour, -lot.side * 0.5, 0.8, 0)
     cuts = _strips(pen, lot.z0, lot.z1)
-    for far, near in zip(cuts, cuts[1:], strict=False):
+    for far, near in pairwise(cuts):
         pen.solid.polygon(
-            ((eave, height - 0.1, near), (ridge, height + rise, near), (ridge, height + rise, far), (eave, height - 0.1, far)),
+            (
+                (eave, height - 0.1, near),
+                (ridge, height + rise, near),
+                (ridge, height + rise, far),
+                (eave, height - 0.1, far),
+            ),
             slope,
             BUILDING,
         )
@@ -215,7 +224,7 @@ def _park(pen: Pen, lot: Lot, rng: random.Random, front: float) -> None:
     hedge(pen, front + lot.side * 17, lot.z0, lot.z1, 3.0, lot.key)
     for i, (z, away) in enumerate(places):
         tree(pen, front + lot.side * away, z, rng.uniform(5, 13), lot.key * 9 + i)
-    if rng.random() < 0.6:
+    if rng.random() < 0.85:
         _boundary(pen, lot, rng, front)
 
 
@@ -227,7 +236,7 @@ def _trees_behind(pen: Pen, lot: Lot, rng: random.Random, x: float) -> None:
 
 
 def _boundary(pen: Pen, lot: Lot, rng: random.Random, x: float) -> None:
-    kind = rng.choice(("fence", "fence", "hedge", "wall", "none"))
+    kind = rng.choice(("fence", "fence", "fence", "hedge", "wall", "none"))
     if kind == "fence":
         _fence(pen, lot, rng, x, rng.uniform(0.9, 1.8))
     elif kind == "hedge":
@@ -252,7 +261,9 @@ def _wall(pen: Pen, lot: Lot, rng: random.Random, x: float, height: float) -> No
 
 
 def _fence(pen: Pen, lot: Lot, rng: random.Random, x: float, height: float) -> None:
-    base = rng.choice(((0.86, 0.85, 0.82), (0.16, 0.17, 0.17), (0.44, 0.30, 0.18), (0.18, 0.30, 0.22), (0.55, 0.56, 0.57)))
+    base = rng.choice(
+        ((0.86, 0.85, 0.82), (0.16, 0.17, 0.17), (0.44, 0.30, 0.18), (0.18, 0.30, 0.22), (0.55, 0.56, 0.57))
+    )
     lit = pen.facing(vary(rng, base, 0.1), -lot.side, 0, 0)
     behind = mix(pen.lit(pen.style.leaves, 0.55), lit, 0.25)
     _face(pen, x, lot.z0, lot.z1, 0, height, behind, FENCE)
@@ -261,7 +272,7 @@ def _fence(pen: Pen, lot: Lot, rng: random.Random, x: float, height: float) -> N
     if near >= lot.z1:
         return
     count = int((lot.z1 - near) / gap)
-    z_all = lot.z1 - gap * np.arange(count)
+    z_all: NDArray[np.float64] = lot.z1 - gap * np.arange(count, dtype=np.float64)
     z_all = z_all[gap * pen.camera.focal_px * abs(x - pen.camera.x_m) / (z_all - pen.camera.z_m) ** 2 > 0.5]
     pickets = _rects(x, z_all, np.zeros(len(z_all)), gap * 0.22, 0.0, height)
     pen.solid.polygons(pickets, np.asarray(lit), FENCE)

@@ -52,12 +52,16 @@ class Pen:
         light = self.style.light
         if light.direct < 0.2:
             return
+        if self.pixels(height, (z0 + z1) / 2) < 5:
+            return
         reach = height / max(light.sun[1], 0.3)
         dx, dz = -light.sun[0] * reach, -light.sun[2] * reach
+        # The outline of a rectangle swept along (dx, dz): a is the side that trails, b the one that leads.
+        xa, xb = (x0, x1) if dx > 0 else (x1, x0)
+        za, zb = (z0, z1) if dz > 0 else (z1, z0)
+        outline = ((xa, za), (xb, za), (xb + dx, za + dz), (xb + dx, zb + dz), (xa + dx, zb + dz), (xa, zb))
         left = light.shadow
-        corners = [(x0, z0), (x1, z0), (x1, z1), (x0, z1)]
-        hull = _hull(corners + [(x + dx, z + dz) for x, z in corners])
-        self.shadows.polygon([(x, 0.0, z) for x, z in hull], (left, left, left), 0)
+        self.shadows.polygon([(x, 0.0, z) for x, z in outline], (left, left, left), 0)
 
 
 def _squared(value: float) -> float:
@@ -66,22 +70,3 @@ def _squared(value: float) -> float:
 
 # Outline of a rounded unit square.
 _ROUNDED = tuple((_squared(math.cos(a * math.pi / 8)), _squared(math.sin(a * math.pi / 8))) for a in range(16))
-
-
-def _hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Convex hull by Andrew's monotone chain."""
-    ordered = sorted(set(points))
-
-    def chain(run: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        out: list[tuple[float, float]] = []
-        for p in run:
-            while len(out) > 1 and _turn(out[-2], out[-1], p) <= 0:
-                out.pop()
-            out.append(p)
-        return out[:-1]
-
-    return chain(ordered) + chain(ordered[::-1])
-
-
-def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

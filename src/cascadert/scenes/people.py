@@ -40,6 +40,9 @@ def pedestrian(pen: Pen, x: float, z: float, key: str, speed_x: float, speed_z: 
     pen.contact_shadow(x - 0.28, x + 0.28, z - 0.2, z + 0.2, 0.55)
     pen.cast_shadow(x - 0.15, x + 0.15, z - 0.1, z + 0.1, tall)
     s, hip = pen.solid, 0.50 * tall
+    if pen.pixels(tall, z) < 13:
+        _distant(pen, (x, z), tall, (top, trousers, hair))
+        return
     for side in (-1, 1):
         lift = 0.04 * tall * max(0.0, math.sin(phase * 1.0 + side)) if pace else 0.0
         foot = (x + side * (stance + swing), 0.03 + lift, z)
@@ -48,11 +51,24 @@ def pedestrian(pen: Pen, x: float, z: float, key: str, speed_x: float, speed_z: 
     skirt = rng.random() < 0.15
     if skirt:
         s.polygon(
-            ((x - 0.07 * tall, hip * 1.15, z), (x + 0.07 * tall, hip * 1.15, z), (x + 0.13 * tall, hip * 0.55, z), (x - 0.13 * tall, hip * 0.55, z)),
+            (
+                (x - 0.07 * tall, hip * 1.15, z),
+                (x + 0.07 * tall, hip * 1.15, z),
+                (x + 0.13 * tall, hip * 0.55, z),
+                (x - 0.13 * tall, hip * 0.55, z),
+            ),
             trousers,
             PERSON,
         )
     _upper(pen, (x, z), tall, swing, (top, skin, hair), rng, away=speed_z > 0)
+
+
+def _distant(pen: Pen, at: tuple[float, float], tall: float, colours: tuple[Colour, Colour, Colour]) -> None:
+    """A person of a few pixels."""
+    (x, z), (top, trousers, hair), s = at, colours, pen.solid
+    s.box_face(x - 0.07 * tall, x + 0.07 * tall, 0, 0.48 * tall, z, trousers, PERSON)
+    s.box_face(x - 0.13 * tall, x + 0.13 * tall, 0.46 * tall, 0.82 * tall, z, top, PERSON)
+    s.disc((x, 0.9 * tall, z), 0.07 * tall, hair, PERSON, 6)
 
 
 def _upper(
@@ -91,10 +107,21 @@ def _upper(
     elif bag < 0.4:
         s.box_face(x + broad, x + broad + 0.16, 0.33 * tall, 0.47 * tall, z, pack, PERSON)
     s.limb((x, neck - 0.02, z), (x, neck + 0.04 * tall, z), 0.028 * tall, skin, PERSON)
-    s.disc((x, 0.925 * tall, z), 0.068 * tall, hair, PERSON, 9)
+    s.disc((x, 0.925 * tall, z), 0.068 * tall, hair, PERSON, 12)
     if away:
         return
     s.disc((x + 0.012 * tall * (1 if swing > 0 else -1), 0.91 * tall, z), 0.052 * tall, skin, PERSON, 8)
+
+
+# A bicycle's frame: crank, saddle, steering head and the two hubs, as (along, up).
+_CRANK, _SADDLE, _HEAD, _REAR, _FRONT = (0.0, 0.30), (-0.17, 0.88), (0.38, 0.90), (-0.52, 0.34), (0.52, 0.34)
+_TUBES = (
+    (_REAR, _CRANK), (_REAR, _SADDLE), (_CRANK, _SADDLE), (_CRANK, _HEAD), (_SADDLE, _HEAD), (_HEAD, _FRONT),
+)  # fmt: skip
+_MOTORCYCLES: tuple[Colour, ...] = (
+    (0.6, 0.1, 0.1), (0.1, 0.2, 0.5), (0.1, 0.1, 0.11), (0.75, 0.75, 0.75), (0.15, 0.4, 0.3), (0.8, 0.4, 0.1),
+)  # fmt: skip
+_HULL = ((-0.85, 0.75), (-0.75, 0.9), (-0.1, 0.82), (0.25, 0.98), (0.5, 0.9), (0.45, 0.45), (0.0, 0.28), (-0.45, 0.35))
 
 
 class _Frame:
@@ -126,14 +153,14 @@ def bicycle(pen: Pen, x: float, z: float, angle: float, key: str, rider: bool = 
     tyre = (0.08, 0.08, 0.09)
     ground = pen.lit(pen.style.asphalt, 0.8)
     reach = 0.55 + 0.35 * abs(f.cos)
-    pen.contact_shadow(x - reach * abs(f.cos) - 0.1, x + reach * abs(f.cos) + 0.1, z - 0.15 - reach * abs(f.sin), z + 0.15 + reach * abs(f.sin), 0.6)
+    across, along_street = reach * abs(f.cos) + 0.1, reach * abs(f.sin) + 0.15
+    pen.contact_shadow(x - across, x + across, z - along_street, z + along_street, 0.6)
     wheels = sorted((-0.52, 0.52), key=lambda a: -f.at(a, 0)[2])
     for along in wheels:
         s.polygon(f.ring(along, 0.34, 0.045), tyre, BICYCLE)
         s.polygon(f.ring(along, 0.285, 0.0), mix(ground, tyre, 0.35), BICYCLE)
-    joints = {"crank": (0.0, 0.30), "seat": (-0.17, 0.88), "head": (0.38, 0.90), "rear": (-0.52, 0.34), "front": (0.52, 0.34)}
-    for a, b in (("rear", "crank"), ("rear", "seat"), ("crank", "seat"), ("crank", "head"), ("seat", "head"), ("head", "front")):
-        s.limb(f.at(*joints[a]), f.at(*joints[b]), 0.026, paint, BICYCLE)
+    for start, end in _TUBES:
+        s.limb(f.at(*start), f.at(*end), 0.026, paint, BICYCLE)
     s.limb(f.at(-0.28, 0.96), f.at(-0.05, 0.96), 0.045, tyre, BICYCLE)
     s.limb(f.at(0.36, 1.02, -0.28), f.at(0.36, 1.02, 0.28), 0.024, tyre, BICYCLE)
     if rng.random() < 0.3:
@@ -147,21 +174,16 @@ def motorcycle(pen: Pen, x: float, z: float, angle: float, key: str, rider: bool
     rng = keyed(pen.style.seed, "moto", key)
     f, s = _Frame(x, z, angle), pen.solid
     brightness = pen.style.light.on(0, 0.4, -0.9)
-    paint = pen.lit(vary(rng, rng.choice(((0.6, 0.1, 0.1), (0.1, 0.2, 0.5), (0.1, 0.1, 0.11), (0.75, 0.75, 0.75), (0.15, 0.4, 0.3), (0.8, 0.4, 0.1))), 0.2), brightness)
+    paint = pen.lit(vary(rng, rng.choice(_MOTORCYCLES), 0.2), brightness)
     dark: Colour = (0.08, 0.08, 0.09)
-    pen.contact_shadow(x - 0.3 - 0.8 * abs(f.cos), x + 0.3 + 0.8 * abs(f.cos), z - 0.2 - 0.8 * abs(f.sin), z + 0.2 + 0.8 * abs(f.sin), 0.5)
-    parts: list[tuple[float, list[Point], Colour]] = []
-    for along in (-0.68, 0.68):
-        parts.append((f.at(along, 0)[2], f.ring(along, 0.31, 0.10), dark))
-    for far, wheel, colour in sorted(parts, key=lambda p: -p[0]):
-        del far
-        s.polygon(wheel, colour, MOTORCYCLE)
-    for along in (-0.68, 0.68):
-        s.polygon([(p[0], 0.31 + (p[1] - 0.31) * 0.55, p[2]) for p in f.ring(along, 0.17, 0.0)], (0.3, 0.3, 0.31), MOTORCYCLE)
+    across, along_street = 0.3 + 0.8 * abs(f.cos), 0.2 + 0.8 * abs(f.sin)
+    pen.contact_shadow(x - across, x + across, z - along_street, z + along_street, 0.5)
+    for along in sorted((-0.68, 0.68), key=lambda a: -f.at(a, 0)[2]):
+        s.polygon(f.ring(along, 0.31, 0.10), dark, MOTORCYCLE)
+        s.polygon([(px, py + 0.14, pz) for px, py, pz in f.ring(along, 0.17, 0.0)], (0.3, 0.3, 0.31), MOTORCYCLE)
     wide = 0.11
     for side in (-wide, wide):
-        hull = ((-0.85, 0.75), (-0.75, 0.9), (-0.1, 0.82), (0.25, 0.98), (0.5, 0.9), (0.45, 0.45), (0.0, 0.28), (-0.45, 0.35))
-        s.polygon([f.at(a, y, side) for a, y in hull], paint, MOTORCYCLE)
+        s.polygon([f.at(a, y, side) for a, y in _HULL], paint, MOTORCYCLE)
     s.limb(f.at(-0.75, 0.75), f.at(0.45, 0.85), wide, mix(paint, dark, 0.3), MOTORCYCLE)
     s.limb(f.at(0.35, 1.0), f.at(0.68, 0.31), 0.05, (0.4, 0.4, 0.42), MOTORCYCLE)
     s.limb(f.at(-0.75, 0.88), f.at(0.0, 0.85), 0.07, dark, MOTORCYCLE)
@@ -187,7 +209,13 @@ def _tail(pen: Pen, f: _Frame, paint: Colour) -> None:
 
 
 def _rider(
-    pen: Pen, f: _Frame, rng: random.Random, seat: tuple[float, float], bars: tuple[float, float], pedal: float, cadence: float
+    pen: Pen,
+    f: _Frame,
+    rng: random.Random,
+    seat: tuple[float, float],
+    bars: tuple[float, float],
+    pedal: float,
+    cadence: float,
 ) -> None:
     top, trousers, skin, hair = _outfit(pen, rng)
     s, turn = pen.solid, 2 * math.pi * (pen.time_s * cadence + rng.random()) if cadence else 0.0
@@ -204,7 +232,9 @@ def _rider(
         s.capsule(knee, foot, 0.06, trousers, RIDER, 0.045)
         s.capsule(foot, (foot[0] + 0.05, foot[1], foot[2]), 0.045, (0.07, 0.06, 0.06), RIDER)
         hand = f.at(bars[0], bars[1], side * 0.24)
-        s.capsule(f.at(shoulder[0], shoulder[1] - 0.03, side * 0.19), hand, 0.052, mix(top, (0, 0, 0), 0.25), RIDER, 0.04)
+        s.capsule(
+            f.at(shoulder[0], shoulder[1] - 0.03, side * 0.19), hand, 0.052, mix(top, (0, 0, 0), 0.25), RIDER, 0.04
+        )
     thick = 0.13 + 0.08 * abs(f.sin)
     hip, neck = f.at(seat[0], seat[1] - 0.06), f.at(*shoulder)
     s.polygon(
@@ -217,13 +247,13 @@ def _rider(
     )  # fmt: skip
     shade = mix(top, (0, 0, 0), 0.3)
     s.polygon(
-        ((hip[0], hip[1], hip[2]), (neck[0] + thick * 0.2, neck[1], neck[2]), (neck[0] + thick, neck[1] - 0.07, neck[2]),
+        (hip, (neck[0] + thick * 0.2, neck[1], neck[2]), (neck[0] + thick, neck[1] - 0.07, neck[2]),
          (hip[0] + thick * 0.8, hip[1], hip[2])),
         shade, RIDER,
     )  # fmt: skip
     s.limb(f.at(*shoulder), f.at(head[0] - 0.02, head[1] - 0.05), 0.05, skin, RIDER)
     helmet = vary(rng, rng.choice(((0.12, 0.12, 0.13), (0.8, 0.8, 0.8), (0.6, 0.12, 0.1))), 0.2)
-    s.disc(f.at(*head), 0.13, pen.lit(helmet, 0.9) if not cadence or rng.random() < 0.5 else hair, RIDER, 9)
+    s.disc(f.at(*head), 0.13, pen.lit(helmet, 0.9) if not cadence or rng.random() < 0.5 else hair, RIDER, 14)
     if f.sin < 0.3:
         x, y, z = f.at(head[0] + 0.03, head[1] - 0.04)
         s.disc((x, y, z), 0.085, skin if cadence else (0.1, 0.1, 0.12), RIDER, 8)

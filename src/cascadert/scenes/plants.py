@@ -32,8 +32,8 @@ def _places(count: int) -> NDArray[np.float64]:
 
 # Shared by all plants; a plant starts reading at a place of its own.
 _OUTLINES = _outlines(128)
-_PLACES = _places(1024)
-_MOST_BLOBS = 260
+_PLACES = _places(2048)
+_MOST_BLOBS = 520
 
 
 def foliage(pen: Pen, z: float, masses: list[Mass], colour: Colour, key: int) -> None:
@@ -48,7 +48,7 @@ def foliage(pen: Pen, z: float, masses: list[Mass], colour: Colour, key: int) ->
     # Later blobs are smaller, so that a tree that comes nearer gains detail without changing its shape.
     rank = np.arange(count)
     core = np.clip(rank // len(masses), 0, 6) / 6
-    size = places[:, 2] * np.maximum(0.62 * (1 + rank / (3 * len(masses))) ** -0.5, 0.08)
+    size = places[:, 2] * np.maximum(0.62 * (1 + rank / (3 * len(masses))) ** -0.5, 0.055)
     places[:, :2] *= (0.25 + 0.75 * core)[:, None]
     x, y = centre[each, 0] + centre[each, 2] * places[:, 0], centre[each, 1] + centre[each, 3] * places[:, 1]
     middle, half = centre[:, :2].mean(axis=0), np.ptp(centre[:, :2], axis=0) / 2 + centre[:, 2:].mean(axis=0)

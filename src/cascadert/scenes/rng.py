@@ -16,9 +16,7 @@ def mix(a: tuple[float, float, float], b: tuple[float, float, float], share: flo
     return (a[0] * keep + b[0] * share, a[1] * keep + b[1] * share, a[2] * keep + b[2] * share)
 
 
-def vary(
-    rng: random.Random, colour: tuple[float, float, float], amount: float
-) -> tuple[float, float, float]:
+def vary(rng: random.Random, colour: tuple[float, float, float], amount: float) -> tuple[float, float, float]:
     """Jitter a colour: brightness by +-`amount`, each channel by a third of that."""
     gain = 1.0 + rng.uniform(-amount, amount)
     third = amount / 3.0

@@ -25,8 +25,8 @@ def _cloud_noise(seed: int) -> NDArray[np.float32]:
     radius[0, 0] = 1.0
     spectrum = (rng.normal(size=radius.shape) + 1j * rng.normal(size=radius.shape)) / radius**1.75
     spectrum[0, 0] = 0.0
-    noise = np.fft.irfft2(spectrum, s=(256, 256))
-    return (noise / noise.std()).astype(np.float32)
+    noise: NDArray[np.float64] = np.fft.irfft2(spectrum, s=(256, 256))
+    return np.asarray(noise / noise.std(), dtype=np.float32)
 
 
 def sky_background(style: Style, camera: Camera, scale: int) -> Image.Image:
@@ -42,7 +42,7 @@ def sky_background(style: Style, camera: Camera, scale: int) -> Image.Image:
     sky = np.broadcast_to(sky, (rows, columns, 3))
     # Clouds lie on a plane overhead, so they flatten towards the horizon.
     far = 1.0 / (up + 0.12)
-    noise = _cloud_noise(style.seed & 15)
+    noise = _cloud_noise(style.seed & 3)
     at_y = (far * 26 + style.seed * 29 % 256).astype(np.int64) & 255
     at_x = (aside * far * 26 + style.seed * 53 % 256).astype(np.int64) & 255
     cover = np.clip((noise[at_y, at_x] - 1.2 + 2.4 * light.clouds) * 0.75, 0, 1) * np.clip(up * 9, 0, 1)

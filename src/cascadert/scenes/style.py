@@ -137,7 +137,7 @@ def _layout(rng: random.Random) -> Layout:
     oncoming = rng.choices((0, 1, 2), weights=(1, 6, 3))[0]
     tram = rng.random() < 0.3
     median = 6.6 if tram else rng.choice((0.0, 0.0, 0.0, 1.6))
-    parking_left, parking_right = rng.random() < 0.6, rng.random() < 0.6
+    parking_left, parking_right = rng.random() < 0.5, rng.random() < 0.45
     left = -(median / 2 + oncoming * lane + 2.2 * parking_left) if oncoming or median else -2.2 * parking_left - 0.3
     return Layout(
         lane_m=lane,
@@ -150,7 +150,7 @@ def _layout(rng: random.Random) -> Layout:
         road_left=left,
         road_right=median / 2 + ahead * lane + 2.2 * parking_right,
         verge_m=rng.choice((0.0, 0.0, 1.6, 2.4)),
-        sidewalk_m=rng.uniform(2.0, 5.5),
+        sidewalk_m=rng.uniform(2.4, 6.5),
         ego_lane=rng.randrange(ahead),
         bend=rng.choice((0.0, 0.0, 1.0, 1.0)) * rng.uniform(-0.0011, 0.0011),
     )
@@ -173,7 +173,7 @@ def style_of(seed: int) -> Style:
         facades=tuple(vary(rng, c, 0.1) for c in rng.sample(_FACADES, 5)),
         urban=rng.random(),
         greenery=rng.random(),
-        street_trees=rng.random() < 0.5,
+        street_trees=rng.random() < 0.6,
         speed_mps=rng.uniform(6.0, 13.0),
         traffic=rng.uniform(0.3, 1.0),
         paint_wear=rng.uniform(0.0, 0.5),

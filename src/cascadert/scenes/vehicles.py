@@ -66,9 +66,12 @@ def _row(start: float, stop: float, count: int, low: float, high: float) -> tupl
 SHAPES: dict[str, Shape] = {
     "sedan": Shape(
         CAR, 4.6, 1.8,
-        ((0, 0.28), (0, 0.85), (0.5, 0.98), (1.2, 1.42), (2.7, 1.45), (3.4, 0.98), (4.4, 0.80), (4.6, 0.6), (4.6, 0.28)),
+        ((0, 0.28), (0, 0.85), (0.5, 0.98), (1.2, 1.42), (2.7, 1.45), (3.4, 0.98), (4.4, 0.8), (4.6, 0.6), (4.6, 0.28)),
         "bbgbgbbb",
-        (((0.8, 0.98), (1.32, 1.34), (1.98, 1.37), (1.98, 0.98)), ((2.08, 0.98), (2.08, 1.37), (2.62, 1.37), (3.2, 0.98))),
+        (
+            ((0.8, 0.98), (1.32, 1.34), (1.98, 1.37), (1.98, 0.98)),
+            ((2.08, 0.98), (2.08, 1.37), (2.62, 1.37), (3.2, 0.98)),
+        ),
         (0.85, 3.7),
     ),
     "hatch": Shape(
@@ -82,7 +85,10 @@ SHAPES: dict[str, Shape] = {
         CAR, 4.7, 1.9,
         ((0, 0.35), (0, 1.08), (0.35, 1.66), (2.8, 1.72), (3.5, 1.12), (4.55, 1.0), (4.7, 0.75), (4.7, 0.35)),
         "bgbgbbb",
-        (((0.4, 1.12), (0.6, 1.58), (1.75, 1.61), (1.75, 1.12)), ((1.87, 1.12), (1.87, 1.61), (2.7, 1.62), (3.25, 1.12))),
+        (
+            ((0.4, 1.12), (0.6, 1.58), (1.75, 1.61), (1.75, 1.12)),
+            ((1.87, 1.12), (1.87, 1.61), (2.7, 1.62), (3.25, 1.12)),
+        ),
         (0.85, 3.75), 0.37,
     ),
     "van": Shape(
@@ -100,10 +106,10 @@ SHAPES: dict[str, Shape] = {
         (1.4, 2.5, 7.2), 0.5,
     ),
     "lorry": Shape(
-        TRUCK, 6.4, 2.2,
-        ((0, 0.55), (0, 1.3), (4.1, 1.3), (4.1, 2.3), (5.7, 2.3), (6.25, 1.4), (6.4, 0.45)),
+        TRUCK, 6.4, 2.3,
+        ((0, 0.6), (0, 1.5), (4.2, 1.5), (4.2, 2.75), (5.9, 2.75), (6.35, 1.6), (6.4, 0.45)),
         "bbbbgb",
-        (((4.5, 1.4), (4.5, 2.1), (5.5, 2.1), (5.9, 1.4)),),
+        (((4.7, 1.6), (4.7, 2.45), (5.7, 2.45), (6.05, 1.6)),),
         (1.2, 5.3), 0.45,
     ),
     "bus": Shape(
@@ -128,7 +134,8 @@ _PAINTS: tuple[Colour, ...] = (
     (0.30, 0.44, 0.60),
 )  # fmt: skip
 _FLEETS: tuple[Colour, ...] = (
-    (0.75, 0.16, 0.12), (0.84, 0.70, 0.16), (0.16, 0.34, 0.62), (0.82, 0.82, 0.80), (0.18, 0.45, 0.30), (0.75, 0.45, 0.12),
+    (0.75, 0.16, 0.12), (0.84, 0.70, 0.16), (0.16, 0.34, 0.62), (0.82, 0.82, 0.80), (0.18, 0.45, 0.30),
+    (0.75, 0.45, 0.12),
 )  # fmt: skip
 
 
@@ -171,7 +178,9 @@ class _Body:
         edges = list(zip(self.shape.outline, self.shape.outline[1:], self.shape.parts, strict=False))
         low, high = self.shape.outline[0][1], min(p[1] for p in self.shape.outline)
         near = min(self.z(0), self.z(self.shape.length))
-        self.pen.solid.box_face(self.x0 + 0.1, self.x1 - 0.1, 0.12, max(low, high) + 0.05, near + 0.5, _TYRE, self.shape.label)
+        self.pen.solid.box_face(
+            self.x0 + 0.1, self.x1 - 0.1, 0.12, max(low, high) + 0.05, near + 0.5, _TYRE, self.shape.label
+        )
         for start, end, part in sorted(edges, key=lambda e: -(self.z(e[0][0]) + self.z(e[1][0]))):
             self._edge(start, end, part)
         near_side = self.x0 if self.x0 > camera.x_m else self.x1 if self.x1 < camera.x_m else None
@@ -217,6 +226,10 @@ class _Body:
             return [(x - normal * shape.inset(y), y, self.z(a)) for a, y in outline]
 
         pen.solid.polygon(on_side(shape.outline), body, label)
+        if not self.detail:
+            for pane in shape.panes[:2]:
+                pen.solid.polygon(on_side(pane), self.glass, label)
+            return
         low, end = shape.outline[0][1], shape.length
         middle = low + 0.45 * (shape.belt - low)
         for top, share in ((middle, 0.22), (low + 0.14, 0.65)):
@@ -224,10 +237,9 @@ class _Body:
             pen.solid.polygon(on_side(band), mix(body, (0.04, 0.04, 0.05), share), label)
         for pane in shape.panes:
             pen.solid.polygon(on_side(pane), self.glass, label)
-            if self.detail:
-                low_half = tuple((a, y if y < shape.belt * 1.25 else y - 0.5 * (y - pane[0][1])) for a, y in pane)
-                pen.solid.polygon(on_side(low_half), mix(self.glass, (0, 0, 0), 0.3), label)
-        if self.detail and label == CAR:
+            low_half = tuple((a, y if y < shape.belt * 1.25 else y - 0.5 * (y - pane[0][1])) for a, y in pane)
+            pen.solid.polygon(on_side(low_half), mix(self.glass, (0, 0, 0), 0.3), label)
+        if label == CAR:
             self._doors(x, normal, body)
         for wheel in shape.wheels:
             self._wheel(x, wheel, body)
@@ -247,7 +259,11 @@ class _Body:
 
     def _wheel(self, x: float, along: float, body: Colour) -> None:
         z, radius, label = self.z(along), self.shape.wheel, self.shape.label
-        for size, colour in ((1.18, mix(body, (0, 0, 0), 0.7)), (1.0, _TYRE), (0.58, self.pen.lit((0.5, 0.5, 0.52), 0.8))):
+        for size, colour in (
+            (1.18, mix(body, (0, 0, 0), 0.7)),
+            (1.0, _TYRE),
+            (0.58, self.pen.lit((0.5, 0.5, 0.52), 0.8)),
+        ):
             r = radius * size
             self.pen.solid.polygon(
                 [
@@ -264,7 +280,7 @@ class _Body:
         along = 0.0 if self.heading > 0 else shape.length
         z = self.z(along) - 0.02
         low = shape.outline[0][1] if self.heading > 0 else shape.outline[-1][1]
-        top = (shape.outline[1][1] if self.heading > 0 else shape.outline[-2][1])
+        top = shape.outline[1][1] if self.heading > 0 else shape.outline[-2][1]
         top = min(top, 1.4) if shape.label != CAR else top
         label, wide = shape.label, self.x1 - self.x0
         pen.solid.box_face(self.x0, self.x1, low, low + 0.16, z, mix(pen.lit(self.paint, 0.5), _TYRE, 0.6), label)
@@ -276,10 +292,14 @@ class _Body:
                 colour = (1.4, 1.35, 1.2) if pen.style.light.tint[0] < 0.9 else (0.86, 0.87, 0.85)
             pen.solid.box_face(x, x + 0.12 * wide, top - 0.24, top - 0.08, z, colour, label)
         middle = (self.x0 + self.x1) / 2
-        pen.solid.box_face(middle - 0.26, middle + 0.26, low + 0.24, low + 0.36, z, pen.lit((0.9, 0.9, 0.86), 0.9), label)
+        pen.solid.box_face(
+            middle - 0.26, middle + 0.26, low + 0.24, low + 0.36, z, pen.lit((0.9, 0.9, 0.86), 0.9), label
+        )
         if self.heading < 0 and shape.label == CAR:
             pen.solid.box_face(middle - 0.5, middle + 0.5, low + 0.18, low + 0.32, z, (0.06, 0.06, 0.07), label)
         if shape.label == TRUCK and self.heading > 0 and shape.outline[1][1] > 2:
-            pen.solid.box_face(middle - 0.03, middle + 0.03, low, shape.outline[1][1], z, pen.lit((0.2, 0.2, 0.2), 1), label)
+            pen.solid.box_face(
+                middle - 0.03, middle + 0.03, low, shape.outline[1][1], z, pen.lit((0.2, 0.2, 0.2), 1), label
+            )
         for x in (self.x0 + 0.08, self.x1 - 0.32):
             pen.solid.box_face(x, x + 0.24, 0.0, low + 0.02, z + 0.3, _TYRE, label)

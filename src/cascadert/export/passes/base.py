@@ -18,7 +18,7 @@ Build = Callable[[ir.tape.Tape], Sequence[ir.Value]]
 
 
 class GraphPass(ir.passes.InPlacePass):
-    """A pass whose `requires` and `ensures` raise `PassError`, and which says truthfully whether it changed anything."""
+    """A pass whose `requires` and `ensures` raise `PassError`, and which reports truthfully what it changed."""
 
     def __call__(self, model_or_result: ir.Model | ir.passes.PassResult, /) -> ir.passes.PassResult:
         """Check what the pass requires, run it, check what it ensures.
@@ -35,7 +35,7 @@ class GraphPass(ir.passes.InPlacePass):
 
 
 def name_scopes(node: ir.Node) -> list[str]:
-    """Return the modules around a node, outermost first, as the exporter recorded them: `["network", "network.head"]`."""
+    """Return the modules around a node, outermost first, as PyTorch recorded them: `["network", "network.head"]`."""
     recorded = node.metadata_props.get(_SCOPES)
     # The first entry is the stage itself, the last one the operation.
     return list(ast.literal_eval(recorded))[1:-1] if recorded else []

@@ -1,4 +1,7 @@
-"""Move before converting: ONNX Runtime gathers uint8 pixels 200 times cheaper than it converts a frame it then gathers."""
+"""Move before converting: to gather uint8 pixels is far cheaper than to convert a whole frame for a few crops of it.
+
+ONNX Runtime on one thread at 1024x2048: 24 ms for cast then gather, 0.1 ms for gather then cast (platforms.md 4.4b).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import onnx_ir as ir
 from cascadert.errors import PassError
 from cascadert.export.passes.base import GraphPass, describe, nodes_of
 
-_MOVES = frozenset("Reshape Transpose Gather GatherND GatherElements Slice Squeeze Unsqueeze Flatten".split())
+_MOVES = frozenset("Reshape Transpose Gather GatherND GatherElements Slice Squeeze Unsqueeze Flatten".split())  # noqa: SIM905
 
 
 def _movable(cast: ir.Node) -> ir.Node | None:
     """Return the one node behind a Cast from uint8 if it only moves elements."""
-    source, uses = cast.inputs[0], cast.outputs[0].uses()
+    source, uses = cast.inputs[0], list(cast.outputs[0].uses())
     if source is None or source.dtype != ir.DataType.UINT8 or cast.outputs[0].is_graph_output() or len(uses) != 1:
         return None
     use = uses[0]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from cascadert.errors import PassError
-from cascadert.export.passes.base import GraphPass, describe, integer, integers, literal, nodes_of, static_size, substitute
+from cascadert.export.passes.base import (
+    GraphPass,
+    describe,
+    integer,
+    integers,
+    literal,
+    nodes_of,
+    static_size,
+    substitute,
+)
 
 # 316 x 316 parses and 317 x 317 does not (TensorRT-RTX 1.7; platforms.md 4.4b).
 LARGEST_KERNEL_AREA = 99_856

@@ -14,6 +14,8 @@ from cascadert.errors import PassError
 from cascadert.export.functions import DOMAIN
 from cascadert.export.passes.base import GraphPass, describe, name_scopes, nodes_of
 
+Use = tuple[ir.Node, int]
+
 SCOPE = "network"
 MARKER = "NetworkBoundary"
 _KEY = "cascadert.boundary"
@@ -32,7 +34,7 @@ def _inside(node: ir.Node) -> bool:
     return name_scopes(node)[:1] == [SCOPE]
 
 
-def _edges(model: ir.Model) -> Iterator[tuple[str, ir.Value, list[ir.Usage]]]:
+def _edges(model: ir.Model) -> Iterator[tuple[str, ir.Value, list[Use]]]:
     """Yield each tensor that crosses the edge: its side, itself, and its uses on the far side."""
     varying, seen = _varying(model), set()
     for node in model.graph:
@@ -42,13 +44,13 @@ def _edges(model: ir.Model) -> Iterator[tuple[str, ir.Value, list[ir.Usage]]]:
             seen.add(value)
             producer = value.producer()
             from_inside = producer is not None and _inside(producer)
-            far = [use for use in value.uses() if _inside(use.node) != from_inside]
+            far = [(use.node, use.idx) for use in value.uses() if _inside(use.node) != from_inside]
             if far or (from_inside and value.is_graph_output()):
                 yield ("logits" if from_inside else "pixels"), value, far
 
 
 class MarkNetworkBoundary(GraphPass):
-    """Put a marker on each tensor that enters or leaves the module `network`: `pixels`, `logits`, then `pixels_2` …"""
+    """Put a marker on each tensor that enters (`pixels`, `pixels_2`, and so on) or leaves (`logits`) the module `network`."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert the markers; a graph without a module `network` stays as it is."""
@@ -71,19 +73,17 @@ class MarkNetworkBoundary(GraphPass):
                 raise PassError(f"'{name}' of the module '{SCOPE}'", found, "return logits that depend on the image")
 
     @staticmethod
-    def _mark(model: ir.Model, value: ir.Value, far: list[ir.Usage], name: str) -> None:
+    def _mark(model: ir.Model, value: ir.Value, far: list[Use], name: str) -> None:
         marked = ir.Value(shape=value.shape, type=value.type, name=f"marked_{name}")
-        marker = ir.Node(
-            DOMAIN, MARKER, [value], outputs=[marked], name=f"mark_{name}", metadata_props={_KEY: name}
-        )
+        marker = ir.Node(DOMAIN, MARKER, [value], outputs=[marked], name=f"mark_{name}", metadata_props={_KEY: name})
         producer = value.producer()
         if producer is None:
             first = model.graph[0]
             model.graph.insert_before(first, marker)
         else:
             model.graph.insert_after(producer, marker)
-        for use in far:
-            use.node.replace_input_with(use.idx, marked)
+        for node, index in far:
+            node.replace_input_with(index, marked)
         for i, output in enumerate(model.graph.outputs):
             if output is value:
                 value.name, marked.name = f"inner_{value.name}", value.name

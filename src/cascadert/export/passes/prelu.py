@@ -20,8 +20,7 @@ class ScalarPReluToLeakyRelu(GraphPass):
         """Replace the scalar ones; PRelu with one slope a channel stays."""
         scalar = [(node, slope) for node in nodes_of(model, "PRelu") if (slope := _scalar_slope(node)) is not None]
         for node, slope in scalar:
-            source = node.inputs[0]
-            substitute(node, lambda tape, x=source, alpha=slope: [tape.op("LeakyRelu", [x], {"alpha": alpha})])
+            self._rewrite(node, slope)
         return ir.passes.PassResult(model, bool(scalar))
 
     def ensures(self, model: ir.Model) -> None:
@@ -29,3 +28,7 @@ class ScalarPReluToLeakyRelu(GraphPass):
         for node in nodes_of(model, "PRelu"):
             if _scalar_slope(node) is not None:
                 raise PassError(describe(node), "is still there after the pass", "report this network")
+
+    @staticmethod
+    def _rewrite(node: ir.Node, slope: float) -> None:
+        substitute(node, lambda tape: [tape.op("LeakyRelu", [node.inputs[0]], {"alpha": slope})])

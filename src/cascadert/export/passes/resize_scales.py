@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import onnx_ir as ir
 
 from cascadert.errors import PassError
@@ -41,8 +42,10 @@ class OwnResizeConstants(GraphPass):
             while (name := f"{stem}_{number}") in taken:
                 number += 1
             taken.add(name)
-            tensor = ir.tensor(array, name=name)
-            copy = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            tensor = ir.tensor(np.asarray(array), name=name)
+            copy = ir.Value(
+                name=name, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
             model.graph.register_initializer(copy)
             node.replace_input_with(i, copy)
         return ir.passes.PassResult(model, bool(shared))

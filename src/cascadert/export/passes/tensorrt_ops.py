@@ -11,7 +11,7 @@ from cascadert.export.passes.base import GraphPass, constant, describe, integer
 from cascadert.export.passes.large_pool import is_large
 from cascadert.export.passes.uint8_boundary import inner_uint8
 
-_REFUSED = frozenset("NonZero MaxUnpool MaxRoiPool Unique StringNormalizer SequenceAt SequenceConstruct Optional".split())
+_REFUSED = frozenset(("NonZero", "MaxUnpool", "MaxRoiPool", "Unique", "SequenceAt", "SequenceConstruct", "Optional"))
 _PORT_TYPES = (
     ir.DataType.UINT8,
     ir.DataType.INT32,

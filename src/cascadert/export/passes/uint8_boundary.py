@@ -12,11 +12,12 @@ import onnx_ir as ir
 from cascadert.errors import PassError
 from cascadert.export.passes.base import GraphPass, constant, describe
 
-MOVES = frozenset(
-    "Reshape Transpose Gather GatherND GatherElements Slice Squeeze Unsqueeze Flatten Concat Split Expand Tile "
-    "ScatterND ScatterElements Where Identity Pad DepthToSpace SpaceToDepth Max Min".split()
+_MOVES = frozenset(
+    ("Reshape", "Transpose", "Gather", "GatherND", "GatherElements", "Slice", "Squeeze", "Unsqueeze", "Flatten")
+    + ("Concat", "Split", "Expand", "Tile", "ScatterND", "ScatterElements", "Where", "Identity", "Pad", "Max", "Min")
+    + ("DepthToSpace", "SpaceToDepth")
 )
-_READERS = frozenset("Cast Equal Less Greater LessOrEqual GreaterOrEqual Shape Size".split())
+_READERS = frozenset(("Cast", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Shape", "Size"))
 _UINT8 = ir.DataType.UINT8
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
@@ -49,7 +50,7 @@ class Uint8AtBoundary(GraphPass):
             if any(value.dtype is None for value in node.outputs):
                 raise PassError(describe(node), "has an output of unknown type", "run shape inference before")
         for node in inner_uint8(model):
-            if node.op_type not in MOVES | _READERS:
+            if node.op_type not in _MOVES | _READERS:
                 found = "computes in uint8, which TensorRT has only at the boundary of a graph"
                 raise PassError(describe(node), found, "convert to float32 before it")
 
@@ -74,13 +75,17 @@ class Uint8AtBoundary(GraphPass):
 
     @staticmethod
     def _cast_input(model: ir.Model, value: ir.Value) -> None:
-        uses = value.uses()
+        uses = list(value.uses())
         if not uses and not value.is_graph_output():
             return
         carried = ir.Value(name=f"{value.name}_float32", shape=value.shape, type=_FLOAT)
         first = uses[0].node.metadata_props if uses else {}
         cast = ir.Node(
-            "", "Cast", [value], attributes=[ir.AttrInt64("to", ir.DataType.FLOAT)], outputs=[carried],
+            "",
+            "Cast",
+            [value],
+            attributes=[ir.AttrInt64("to", ir.DataType.FLOAT)],
+            outputs=[carried],
             metadata_props=dict(first),
         )
         for use in uses:
@@ -97,7 +102,8 @@ class Uint8AtBoundary(GraphPass):
                 graph = node.graph
                 if graph is None:
                     raise PassError(describe(node), "is in no graph", "report this network")
-                carried = ir.Node("", "Constant", [], attributes=[ir.AttrTensor("value", ir.tensor(array.astype(np.float32)))])
+                tensor = ir.AttrTensor("value", ir.tensor(array.astype(np.float32)))
+                carried = ir.Node("", "Constant", [], attributes=[tensor])
                 carried.outputs[0].type, carried.outputs[0].shape = _FLOAT, value.shape
                 graph.insert_before(node, carried)
                 node.replace_input_with(i, carried.outputs[0])
@@ -115,8 +121,13 @@ class Uint8AtBoundary(GraphPass):
         source, graph = node.inputs[0], node.graph
         if source is not None and graph is not None and source.dtype is not None and source.dtype.is_floating_point():
             # Casting to uint8 drops the fraction; carrying float32 must do so too.
-            whole = ir.Node("", "Cast", [source], attributes=[ir.AttrInt64("to", ir.DataType.INT32)],
-                            metadata_props=dict(node.metadata_props))
+            whole = ir.Node(
+                "",
+                "Cast",
+                [source],
+                attributes=[ir.AttrInt64("to", ir.DataType.INT32)],
+                metadata_props=dict(node.metadata_props),
+            )
             whole.outputs[0].type, whole.outputs[0].shape = ir.TensorType(ir.DataType.INT32), source.shape
             graph.insert_before(node, whole)
             node.replace_input_with(0, whole.outputs[0])
@@ -131,7 +142,11 @@ class Uint8AtBoundary(GraphPass):
         if not carried.is_graph_input() and carried is value:
             carried.name = f"{name}_float32"
         cast = ir.Node(
-            "", "Cast", [carried], attributes=[ir.AttrInt64("to", _UINT8)], outputs=[port],
+            "",
+            "Cast",
+            [carried],
+            attributes=[ir.AttrInt64("to", _UINT8)],
+            outputs=[port],
             metadata_props=dict(producer.metadata_props) if producer is not None else {},
         )
         model.graph.append(cast)

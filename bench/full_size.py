@@ -1,0 +1,157 @@
+"""Full-size check of ENet + PSPNet-R50: export, parity, repeatability, camera axis, at the paper's frame and block sizes.
+
+    python bench/full_size.py -o bench/results/full_size.json --work /tmp/full_size
+
+Weights are random (prepared so that the mean entropy is one bit), so the figures are about exactness, not quality. For
+each frame and grid it exports the cascade, compares it with PyTorch on a generated street, runs the same frame twice,
+and runs two cameras against two single frames. Bundles stay in the work folder for `bench/build_table.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cascadert.bundle import Bundle
+from cascadert.calibration.parity import ParityOptions, check_parity
+from cascadert.export.compile import ExportOptions, export_bundle
+from cascadert.runtime.pipeline import RuntimeOptions, open_pipeline
+from cascadert.scenes import SceneOptions, render
+from cascadert.spec import ThresholdPolicy
+
+SPEC = """
+name = "{name}"
+classes = "cityscapes"
+[frame]
+height = {height}
+width = {width}
+cameras = {cameras}
+[grid]
+block = {block}
+stride = {stride}
+[[stages]]
+name = "fast"
+model = "enet"
+args = {{ classes = 19 }}
+[[stages]]
+name = "accurate"
+model = "pspnet-r50"
+args = {{ classes = 19 }}
+merge = "{merge}"
+select = {{ policy = "top-k", k = 2 }}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One frame size and grid."""
+
+    height: int
+    width: int
+    block: int
+    stride: int
+    merge: str = "owner"
+
+    @property
+    def name(self) -> str:
+        """Short name, also of the bundle's folder."""
+        return f"{self.height}x{self.width}-{self.block}-{self.stride}" + ("-average" * (self.merge == "average"))
+
+    def export(self, work: Path, cameras: int) -> tuple[Bundle, float]:
+        """Export the case and return the bundle and the seconds it took."""
+        work.mkdir(parents=True, exist_ok=True)
+        name = self.name + (f"-n{cameras}" if cameras > 1 else "")
+        spec = work / f"{name}.toml"
+        spec.write_text(SPEC.format(**{**vars(self), "name": name, "cameras": cameras}))
+        started = time.perf_counter()
+        bundle = export_bundle(spec, work / name, ExportOptions(random_weights=0, replace=True))
+        return bundle, time.perf_counter() - started
+
+
+CASES = [
+    Case(height, width, block, stride, merge)
+    for height, width in ((1024, 2048), (1080, 1920))
+    for block, stride, merge in ((256, 256, "owner"), (512, 512, "owner"), (480, 320, "owner"), (480, 320, "average"))
+]
+
+
+def check(case: Case, work: Path, threads: int) -> dict[str, Any]:
+    """Run every check of one case."""
+    bundle, export_s = case.export(work, cameras=1)
+    report = check_parity(bundle, options=ParityOptions(frames=1, threads=threads))
+    rows = {f"{row.stage}.{row.port}": row for row in report.rows}
+    scores, labels = rows["fast.scores"], [row for row in report.rows if row.port == "labels"]
+    options = SceneOptions(case.height, case.width)
+    frames = np.stack([render(1000 + camera, 0, options).image for camera in range(2)])
+    with open_pipeline(bundle, RuntimeOptions(threads)) as pipeline:
+        first = pipeline.infer(frames[:1])
+        scores_of = [pipeline.infer(frame[np.newaxis]).tensors["fast.scores"] for frame in frames]
+        # Between the second and third score of the harder frame: some blocks of either, few enough for a CPU.
+        hardest = np.sort(np.concatenate(scores_of))[::-1]
+        policy = {"accurate": ThresholdPolicy(theta=float(hardest[2] + hardest[3]) / 2)}
+        again = pipeline.infer(frames[:1])
+        singles = [pipeline.infer(frame[np.newaxis], policy) for frame in frames]
+    pair_bundle, _ = case.export(work, cameras=2)
+    with open_pipeline(pair_bundle, RuntimeOptions(threads)) as pipeline:
+        pair = pipeline.infer(frames, policy)
+    return {
+        "case": case.name,
+        "blocks": bundle.spec.make_grid().size,
+        "export_s": round(export_s, 1),
+        "score_difference_bits": scores.largest,
+        "labels_compared": sum(row.elements for row in labels),
+        "labels_different": sum(row.different for row in labels),
+        "labels_tied": sum(row.tied for row in labels),
+        "classes": report.classes,
+        "parity": report.passed,
+        "same_frame_twice": np.array_equal(first.labels, again.labels),
+        "two_cameras": _same(pair, singles),
+        "refined": [pair.runs[1].n, *(single.runs[1].n for single in singles)],
+    }
+
+
+def _same(pair: Any, singles: list[Any]) -> bool:
+    labels = np.array_equal(pair.labels, np.concatenate([single.labels for single in singles]))
+    scores = np.sort(np.concatenate([single.tensors["fast.scores"] for single in singles]))[::-1]
+    return labels and np.array_equal(pair.tensors["fast.scores"], scores)
+
+
+def run(work: Path, threads: int, only: str | None) -> Iterator[dict[str, Any]]:
+    for case in CASES:
+        if only is None or only in case.name:
+            yield check(case, work, threads)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="folder for bundles")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", help="part of a case's name")
+    arguments = parser.parse_args()
+    console, rows = Console(width=160), []
+    for row in run(arguments.work, arguments.threads, arguments.only):
+        rows.append(row)
+        console.print(row)
+        if arguments.output:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(
+            *(f"{value:.2e}" if isinstance(value, float) and value < 1e-2 else str(value) for value in row.values())
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The program `cascadert`: its commands, its version, and what becomes of errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cascadert._version import __version__
+from cascadert.cli.compile import build_engine, export, parity
+from cascadert.cli.console import print_error
+from cascadert.cli.look import inspect, targets
+from cascadert.cli.media import run
+from cascadert.errors import CascadertError
+
+_INTERRUPTED = 130
+
+_EPILOG = """
+\b
+[bold]From weights to frames[/bold]
+cascadert export street.toml -o street.bundle
+cascadert parity street.bundle
+cascadert build-engine street.bundle --target rtx-40 -o street.rtx-40
+cascadert run street.bundle clip.mp4 --theta 0.5 -o overlay.mp4
+
+\b
+[bold]Exit codes[/bold]
+  0  done
+  1  parity: beyond its limits, or a comparison that shows nothing
+  2  request: an option, specification, grid or target
+  3  network, weights, export or graph
+  4  bundle or deployment
+  5  source or output: image, folder, video
+  6  engine build
+  7  execution: a stage failed on a frame
+  8  an optional dependency is not installed
+130  interrupted
+"""
+
+_EXAMPLES = {
+    "export": ["cascadert export street.toml -o street.bundle"],
+    "parity": ["cascadert parity demo/bundle", "cascadert parity demo/bundle --frames demo/frames --count 5 --json"],
+    "build-engine": ["cascadert build-engine demo/bundle --target rtx-40 -o demo/rtx-40"],
+    "run": [
+        "cascadert run demo/bundle demo/frames -o overlay.mp4 --stats stats.json",
+        "cascadert run demo/bundle demo/frames --glob '*.png' --theta 0.25 --save-labels labels",
+    ],
+    "inspect": ["cascadert inspect demo/bundle"],
+    "targets": ["cascadert targets", "cascadert targets --json"],
+}
+
+
+class _Program(TyperGroup):
+    """Every error raised on purpose becomes one line on stderr and its exit code; anything else is a bug and shows."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CascadertError as error:
+            print_error(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            print_error("interrupted")
+            raise typer.Exit(_INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    name="cascadert",
+    cls=_Program,
+    help="Compile adaptive semantic segmentation to ONNX and TensorRT, and run it.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cascadert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+for _name, _command in (
+    ("export", export),
+    ("parity", parity),
+    ("build-engine", build_engine),
+    ("run", run),
+    ("inspect", inspect),
+    ("targets", targets),
+):
+    app.command(_name, epilog="\b\n[bold]Example[/bold]\n" + "\n".join(_EXAMPLES[_name]))(_command)
+
+
+def main() -> None:
+    """Run the program: the entry point `cascadert`."""
+    app()

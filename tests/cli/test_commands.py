@@ -1,0 +1,245 @@
+import json
+import re
+import shutil
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cascadert import errors
+from cascadert._version import __version__
+from cascadert.cli import app
+
+COMMANDS = ["export", "parity", "build-engine", "run", "inspect", "targets", "demo"]
+
+
+@pytest.fixture
+def call():
+    """`call("run", path, ...)` runs the program; `code` is the exit code that it must have."""
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+@pytest.fixture
+def street(tmp_path, toy_frames):
+    path = tmp_path / "s.png"
+    Image.fromarray(toy_frames[0]).save(path)
+    return path
+
+
+def all_errors(kind=errors.CascadertError):
+    return [kind, *(each for child in kind.__subclasses__() for each in all_errors(child))]
+
+
+class TestHelp:
+    def test_the_program(self, call):
+        text = call("--help").stdout
+        assert all(f" {name} " in text for name in COMMANDS)
+
+    def test_every_exit_code_is_documented(self, call):
+        text = call("--help").stdout
+        documented = {int(code) for code in re.findall(r"^ *(\d+)  \w", text, re.MULTILINE)}
+        assert documented == {0, 130, *(kind.exit_code for kind in all_errors())}
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_has_an_example_that_parses(self, call, command, monkeypatch):
+        text = call(command, "--help").stdout
+        examples = [line.split() for line in text.splitlines() if line.strip().startswith(f"cascadert {command}")]
+        assert examples
+        for _, *arguments in examples:
+            result = CliRunner().invoke(app, [*arguments, "--help"])
+            assert result.exit_code == 0
+            options = {word for word in arguments if word.startswith("-")}
+            assert all(option in text for option in options)
+
+    def test_version(self, call):
+        assert call("--version").stdout == f"cascadert {__version__}\n"
+
+    def test_help_needs_no_heavy_import(self):
+        import subprocess
+
+        program = (
+            "import sys, cascadert.cli as c\n"
+            "try: c.app(['--help'])\n"
+            "except SystemExit: pass\n"
+            "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'PIL', 'av', 'tensorrt_rtx'} & set(sys.modules)\n"
+            "print(sorted(heavy), file=sys.stderr)"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert result.stderr == "[]\n"
+
+
+class TestErrors:
+    def test_one_line_on_stderr_and_the_exit_code(self, call, tmp_path):
+        result = call("inspect", tmp_path / "none", code=4)
+        assert (
+            result.stderr
+            == f"error: {tmp_path / 'none'}: there is no such folder; give a folder written by cascadert\n"
+        )
+        assert result.stdout == ""
+
+    def test_long_messages_are_not_wrapped(self, call, tmp_path):
+        result = call("inspect", tmp_path / ("deep" * 40), code=4)
+        assert result.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("kind", all_errors()[1:], ids=lambda kind: kind.__name__)
+    def test_every_error_has_its_exit_code(self, call, monkeypatch, kind, tmp_path):
+        def fail(path):
+            raise kind("what", "was [found]", "do this")
+
+        monkeypatch.setattr("cascadert.deployment.open_artefact", fail)
+        assert call("inspect", tmp_path, code=kind.exit_code).stderr == "error: what: was [found]; do this\n"
+
+    def test_interrupts(self, call, monkeypatch, tmp_path):
+        def interrupt(path):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("cascadert.deployment.open_artefact", interrupt)
+        assert call("inspect", tmp_path, code=130).stderr == "error: interrupted\n"
+
+    def test_bugs_are_not_dressed_up(self, monkeypatch, tmp_path):
+        def fail(path):
+            raise ZeroDivisionError("a bug")
+
+        monkeypatch.setattr("cascadert.deployment.open_artefact", fail)
+        result = CliRunner().invoke(app, ["inspect", str(tmp_path)])
+        assert isinstance(result.exception, ZeroDivisionError)
+
+    def test_usage(self, call):
+        assert "No such command" in call("explode", code=2).stderr
+
+    @pytest.mark.parametrize(
+        ("module", "command", "extra"),
+        [
+            ("torch", ["export", "x.toml", "-o", "x"], "export"),
+            ("torch", ["parity", "x"], "export,cpu"),
+        ],
+    )
+    def test_a_missing_extra(self, call, monkeypatch, module, command, extra):
+        for name in [name for name in sys.modules if name.startswith(("cascadert.export", "cascadert.calibration"))]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, module, None)
+        message = call(*command, code=8).stderr
+        assert message.startswith(f"error: cascadert {command[0]}: the Python module '{module}")
+        assert message.endswith(f'; pip install "cascadert[{extra}]"\n')
+
+
+class TestExport:
+    def test_writes_a_bundle_and_shows_it(self, call, toy_spec, tmp_path):
+        text = call("export", toy_spec, "-o", tmp_path / "bundle").stdout
+        assert "accurate" in text
+        assert call("inspect", tmp_path / "bundle").stdout == text
+
+    def test_does_not_overwrite(self, call, toy_spec, tmp_path):
+        (tmp_path / "bundle").mkdir()
+        message = call("export", toy_spec, "-o", tmp_path / "bundle", code=2).stderr
+        assert re.match(r"error: .*bundle: exists already; .*--force", message)
+
+    def test_a_wrong_spec(self, call, tmp_path):
+        (tmp_path / "s.toml").write_text('name = "x"\n')
+        message = call("export", tmp_path / "s.toml", "-o", tmp_path / "b", code=2).stderr
+        assert re.match(r"error: .*s.toml: classes: is missing; add it", message)
+
+
+class TestParity:
+    def test_passes_on_streets(self, call, toy_bundle):
+        text = call("parity", toy_bundle.path, "--count", "2").stdout
+        assert "end to end" in text
+        assert "FAIL" not in text
+
+    def test_json_on_given_frames(self, call, toy_bundle, street):
+        report = json.loads(call("parity", toy_bundle.path, "--frames", street, "--json").stdout)
+        assert report["passed"]
+        assert report["frames"] == 1
+
+    def test_what_shows_nothing_fails(self, call, toy_bundle, tmp_path):
+        Image.new("RGB", (56, 40)).save(tmp_path / "black.png")
+        result = call("parity", toy_bundle.path, "--frames", tmp_path / "black.png", code=1)
+        assert re.match(r"error: parity: is vacuous: .*; give other frames or weights", result.stderr)
+
+
+class TestBuildEngine:
+    def test_for_the_cpu_and_back(self, call, toy_bundle, street, tmp_path):
+        text = call("build-engine", toy_bundle.path, "--target", "cpu", "-o", tmp_path / "cpu").stdout
+        assert "built for cpu: onnxruntime, fp32" in text
+        labels = {}
+        for artefact in (toy_bundle.path, tmp_path / "cpu"):
+            folder = tmp_path / f"labels-{artefact.name}"
+            call("run", artefact, street, "--save-labels", folder)
+            labels[artefact.name] = (folder / "s.png").read_bytes()
+        assert len(set(labels.values())) == 1
+
+    def test_an_unknown_target(self, call, toy_bundle, tmp_path):
+        message = call("build-engine", toy_bundle.path, "--target", "rtx-9", "-o", tmp_path / "x", code=2).stderr
+        assert re.match(r"error: target 'rtx-9': is not known; .*rtx-40", message)
+
+
+class TestRun:
+    def test_writes_what_was_asked_for(self, call, toy_bundle, street, tmp_path):
+        outputs = {"-o": "out.mp4", "--save-labels": "labels", "--stats": "stats.json"}
+        options = [word for option, name in outputs.items() for word in (option, tmp_path / name)]
+        text = call("run", toy_bundle.path, street, "--theta", "-1", *options).stdout
+        assert "15.00 of 15" in text
+        assert "theta -1" in text
+        assert all(f"wrote {tmp_path / name}" in text for name in outputs.values())
+        assert Image.open(tmp_path / "labels" / "s.png").size == (56, 40)
+        stats = json.loads((tmp_path / "stats.json").read_text())
+        assert stats["frames"][0]["stages"][1]["n"] == 15
+
+    def test_json(self, call, toy_bundle, street):
+        result = call("run", toy_bundle.path, street, "--top-k", "4", "--json")
+        assert json.loads(result.stdout)["mean_n"] == {"accurate": 4}
+        assert result.stderr == ""
+
+    def test_nothing_is_drawn_on_what_is_no_terminal(self, call, toy_bundle, street):
+        assert call("run", toy_bundle.path, street).stderr == ""
+
+    @pytest.mark.parametrize(
+        ("options", "code", "message"),
+        [
+            (["--theta", "1", "--top-k", "2"], 2, r"--theta and --top-k: both decide .*; give one of them"),
+            (["--theta", "nan"], 2, r"--theta nan: is not a finite number; give bits"),
+            (["--theta", "1", "--stage", "fast"], 2, r"stage 'fast': makes no decision; stages that do: accurate"),
+            (["--glob", "*.jpg"], 5, r".*s.png: is a file, so --glob \*.jpg picks nothing"),
+        ],
+    )
+    def test_wrong_requests(self, call, toy_bundle, street, options, code, message):
+        assert re.match(f"error: {message}", call("run", toy_bundle.path, street, *options, code=code).stderr)
+
+    def test_a_missing_source(self, call, toy_bundle, tmp_path):
+        message = call("run", toy_bundle.path, tmp_path / "none.mp4", code=5).stderr
+        assert re.match(r"error: .*none.mp4: does not exist; give an image, a folder of images or a video", message)
+
+    def test_a_changed_bundle(self, call, toy_bundle, street, tmp_path):
+        shutil.copytree(toy_bundle.path, tmp_path / "bundle")
+        graph = tmp_path / "bundle" / "stages" / "fast.onnx"
+        content = bytearray(graph.read_bytes())
+        content[-1] ^= 1
+        graph.write_bytes(content)
+        message = call("run", tmp_path / "bundle", street, code=4).stderr
+        assert re.match(r"error: .*fast.onnx: was changed: sha256 .*; write the artefact anew", message)
+
+
+class TestInspect:
+    def test_a_bundle(self, call, toy_bundle):
+        text = call("inspect", toy_bundle.path).stdout
+        assert "toy: 56x40 rgb8, 1 camera(s), fit none; 4 classes; 15 blocks" in " ".join(text.split())
+        assert re.search(r"in  indices int32 \[n\] from first n of fast.order", text)
+        assert re.search(r"out labels uint8 \[1, 40, 56\], fast.labels when n = 0", text)
+
+    def test_json_is_the_manifest(self, call, toy_bundle):
+        shown = json.loads(call("inspect", toy_bundle.path, "--json").stdout)
+        assert shown["kind"] == "bundle"
+        assert shown["manifest"] == json.loads((toy_bundle.path / "bundle.json").read_text())
+
+
+def test_targets(call):
+    names = {"rtx-20", "a100", "rtx-30", "rtx-40", "rtx-50", "dgx-spark"}
+    assert names <= {target["name"] for target in json.loads(call("targets", "--json").stdout)}
+    assert all(name in call("targets").stdout for name in names)

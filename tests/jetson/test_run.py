@@ -1,0 +1,198 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cascadert.errors import ExecutionError, InvalidRequest, SourceError
+from cascadert.jetson.run import RunOptions, chosen_policies, refined_blocks, run, run_pipeline
+from cascadert.jetson.video import VideoReader
+from cascadert.runtime.pipeline import open_pipeline
+from cascadert.spec import ThresholdPolicy, TopKPolicy
+
+
+def top(k: int) -> TopKPolicy:
+    return TopKPolicy(policy="top-k", k=k)
+
+
+@pytest.fixture
+def streets(tmp_path, toy_frames):
+    """A folder with six frames of the toy's size."""
+    folder = tmp_path / "streets"
+    folder.mkdir()
+    for index, frame in enumerate(toy_frames):
+        Image.fromarray(frame).save(folder / f"s{index}.png")
+    return folder
+
+
+def read_labels(folder):
+    return {path.stem: np.asarray(Image.open(path)) for path in folder.iterdir()}
+
+
+def test_labels_and_statistics_are_those_of_the_pipeline(toy_bundle, streets, tmp_path, toy_frames):
+    options = RunOptions(labels=tmp_path / "labels", stats=tmp_path / "stats.json", threads=1)
+    seen = []
+    summary = run(toy_bundle.path, streets, options, lambda done, total: seen.append((done, total)))
+    assert seen == [(index, 6) for index in range(1, 7)]
+    labels = read_labels(tmp_path / "labels")
+    assert sorted(labels) == [f"s{index}" for index in range(6)]
+    with open_pipeline(toy_bundle) as pipeline:
+        results = [pipeline.infer(frame) for frame in toy_frames]
+    for index, result in enumerate(results):
+        np.testing.assert_array_equal(labels[f"s{index}"], result.labels[0])
+        first, second = summary.frames[index].stages
+        assert (first.stage, first.n, first.scores) == ("fast", None, None)
+        assert second.n == result.runs[1].n
+        np.testing.assert_allclose(second.scores, result.runs[1].scores, atol=6e-5)
+    assert summary.mean_n["accurate"] == pytest.approx(np.mean([r.runs[1].n for r in results]), abs=1e-4)
+    assert summary.blocks == toy_bundle.spec.make_grid().size
+    share = np.mean([(r.labels == 1).mean() for r in results])
+    assert summary.class_shares["b"] == pytest.approx(share, abs=1e-6)
+    assert sum(summary.class_shares.values()) == pytest.approx(1)
+
+
+def test_the_statistics_file_says_what_the_summary_does(toy_bundle, streets, tmp_path):
+    summary = run(toy_bundle.path, streets, RunOptions(stats=tmp_path / "stats.json", limit=2))
+    written = json.loads((tmp_path / "stats.json").read_text())
+    assert written == json.loads(summary.to_json())
+    assert written["schema"] == "cascadert-run-1"
+    assert written["frame_count"] == len(written["frames"]) == 2
+    assert written["policies"] == {"accurate": {"policy": "threshold", "theta": 0.95}}
+    assert [frame["name"] for frame in written["frames"]] == ["s0", "s1"]
+    assert all(frame["latency_ms"] > 0 for frame in written["frames"])
+    assert written["mean_ms"] == pytest.approx(np.mean([frame["latency_ms"] for frame in written["frames"]]), abs=2e-3)
+
+
+@pytest.mark.parametrize(("policy", "n"), [(top(0), 0), (top(3), 3), (ThresholdPolicy(theta=-1), 15)])
+def test_a_policy_replaces_the_bundles(toy_bundle, streets, policy, n):
+    summary = run(toy_bundle.path, streets, RunOptions(policy=policy, limit=2))
+    assert summary.blocks == 15
+    assert summary.mean_n == {"accurate": n}
+    assert summary.policies == {"accurate": policy}
+
+
+def test_overlay_video(toy_bundle, streets, tmp_path):
+    run(toy_bundle.path, streets, RunOptions(overlay=tmp_path / "out.mp4"))
+    reader = VideoReader(tmp_path / "out.mp4")
+    frames = list(reader)
+    reader.close()
+    assert len(frames) == 6
+    assert frames[0][0].shape == (40, 56, 3)
+
+
+def test_overlays_show_the_refined_blocks(toy_bundle, streets, tmp_path):
+    none, some = tmp_path / "none", tmp_path / "some"
+    run(toy_bundle.path, streets, RunOptions(overlay=none, policy=top(0), limit=1))
+    run(toy_bundle.path, streets, RunOptions(overlay=some, policy=top(15), limit=1))
+    plain, outlined = (np.asarray(Image.open(folder / "s0.jpg")).astype(int) for folder in (none, some))
+    assert np.abs(plain - outlined)[20:].max() > 60
+
+
+def test_a_video_source(toy_bundle, save_video, tmp_path):
+    summary = run(toy_bundle.path, save_video("clip.mp4"), RunOptions(labels=tmp_path / "labels"))
+    assert [frame.name for frame in summary.frames] == [f"clip_{index:06d}" for index in range(5)]
+    assert summary.frames[2].timestamp_s == pytest.approx(0.16)
+    assert len(read_labels(tmp_path / "labels")) == 5
+
+
+def test_labels_have_the_size_of_their_source(toy_folder, toy_data, save_spec, save_images, tmp_path):
+    from cascadert.export.compile import export_bundle
+
+    toy_data["frame"]["fit"] = "letterbox"
+    toy_data["name"] = "fitted"
+    bundle = export_bundle(save_spec(toy_folder, toy_data), tmp_path / "bundle")
+    folder = save_images("a.png", "b.png", size=(60, 70))[0].parent
+    run(bundle.path, folder, RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay"))
+    assert {image.shape for image in read_labels(tmp_path / "labels").values()} == {(60, 70)}
+    assert {image.shape for image in read_labels(tmp_path / "overlay").values()} == {(40, 56, 3)}
+
+
+def test_two_cameras(cameras_bundle, streets, tmp_path):
+    options = RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay", limit=2)
+    summary = run(cameras_bundle.path, [streets, streets], options)
+    assert summary.blocks == 30
+    left, right = (read_labels(tmp_path / "labels" / f"camera{index}") for index in (0, 1))
+    for name in ("s0", "s1"):
+        np.testing.assert_array_equal(left[name], right[name])
+    assert Image.open(tmp_path / "overlay" / "s0.jpg").size == (112, 40)
+
+
+def test_refined_blocks_belong_to_their_camera(cameras_bundle, toy_frames):
+    with open_pipeline(cameras_bundle) as pipeline:
+        result = pipeline.infer(toy_frames[:2], {"accurate": top(11)})
+    grid = cameras_bundle.spec.make_grid()
+    ((left,), (right,)) = (refined_blocks(result, grid, camera) for camera in (0, 1))
+    assert len(left) + len(right) == 11
+    assert sorted([*left, *(15 + index for index in right)]) == sorted(result.runs[1].order[:11].tolist())
+
+
+def test_three_stages_on_nv12(chain_bundle, streets):
+    summary = run(chain_bundle.path, streets, RunOptions(policy=top(5), stage="middle", limit=2))
+    assert [stage.stage for stage in summary.frames[0].stages] == ["fast", "middle", "accurate"]
+    assert summary.mean_n["middle"] == 5
+    last = summary.frames[0].stages[2]
+    assert last.scores[5:] == (None,) * (summary.blocks - 5)
+    assert json.loads(summary.to_json())["frames"][0]["stages"][2]["scores"][-1] is None
+
+
+class TestRequests:
+    def test_a_stage_that_makes_no_decision(self, toy_bundle):
+        with pytest.raises(InvalidRequest, match=r"stage 'fast': makes no decision; stages that do: accurate"):
+            chosen_policies(toy_bundle.manifest, top(1), "fast")
+
+    def test_a_stage_without_a_decision_for_it(self, toy_bundle):
+        with pytest.raises(
+            InvalidRequest, match=r"stage 'accurate': is named, but no decision for it; give theta or k"
+        ):
+            chosen_policies(toy_bundle.manifest, None, "accurate")
+
+    def test_a_decision_for_one_of_several_stages(self, chain_bundle):
+        with pytest.raises(InvalidRequest, match=r"policy top-k: 2 stages decide; name one of: middle, accurate"):
+            chosen_policies(chain_bundle.manifest, top(1), None)
+
+    def test_no_frame_at_all(self, toy_bundle, streets):
+        with pytest.raises(InvalidRequest, match=r"limit = 0: leaves no frame to run; give 1 or more"):
+            run(toy_bundle.path, streets, RunOptions(limit=0))
+
+    def test_a_source_is_never_overwritten(self, toy_bundle, streets):
+        with pytest.raises(InvalidRequest, match=r"streets: is both a source and an output; choose another output"):
+            run(toy_bundle.path, streets, RunOptions(labels=streets, replace=True))
+
+    def test_outputs_in_the_way_are_found_before_anything_runs(self, toy_bundle, streets, tmp_path):
+        (tmp_path / "stats.json").write_text("mine")
+        done = []
+        with pytest.raises(InvalidRequest, match=r"stats.json: exists already"):
+            run(toy_bundle.path, streets, RunOptions(stats=tmp_path / "stats.json"), lambda *args: done.append(args))
+        assert not done
+        assert (tmp_path / "stats.json").read_text() == "mine"
+
+
+class _FailingPipeline:
+    """A pipeline whose stage fails on the second frame."""
+
+    def __init__(self, pipeline):
+        self.manifest, self._pipeline, self._frames = pipeline.manifest, pipeline, 0
+
+    def infer(self, frame, policies):
+        self._frames += 1
+        if self._frames == 2:
+            raise ExecutionError("stage 'accurate'", "ran out of memory", "give it less")
+        return self._pipeline.infer(frame, policies)
+
+
+def test_a_stage_that_fails_names_the_frame_and_leaves_no_video(toy_bundle, streets, tmp_path):
+    options = RunOptions(overlay=tmp_path / "out.mp4", stats=tmp_path / "stats.json")
+    with (
+        open_pipeline(toy_bundle) as pipeline,
+        pytest.raises(ExecutionError, match=r"frame s1: stage 'accurate': ran out of memory; give it less"),
+    ):
+        run_pipeline(_FailingPipeline(pipeline), [streets], options)
+    assert [path.name for path in tmp_path.iterdir()] == ["streets"]
+
+
+def test_a_damaged_frame_leaves_no_video(toy_bundle, streets, tmp_path):
+    path = streets / "s3.png"
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(SourceError, match=r"s3.png: cannot be read as an image"):
+        run(toy_bundle.path, streets, RunOptions(overlay=tmp_path / "out.mp4"))
+    assert not (tmp_path / "out.mp4").exists()

@@ -1,0 +1,283 @@
+"""Bundles: what is written is what is read, and nothing else is accepted."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascadert.bundle import BUNDLE_FILE, Bundle, BundleManifest, read_bundle, write_bundle
+from cascadert.errors import BundleError, InvalidRequest
+from cascadert.graph import Graph, TensorSpec
+
+ONNX = b"any bytes: a bundle does not look into its graphs"
+GOLDEN = """{
+ "schema": "cascadert-bundle-1",
+ "created_by": "cascadert 0.1.0",
+ "spec": {
+  "name": "street",
+  "classes": {
+   "names": [
+    "off",
+    "on"
+   ],
+   "palette": [
+    [
+     0,
+     0,
+     0
+    ],
+    [
+     255,
+     255,
+     255
+    ]
+   ]
+  },
+  "frame": {
+   "height": 32,
+   "width": 48,
+   "pixel_format": "rgb8",
+   "cameras": 1,
+   "fit": "none"
+  },
+  "grid": {
+   "block": [
+    16,
+    16
+   ],
+   "stride": null
+  },
+  "stages": [
+   {
+    "name": "fast",
+    "model": "enet",
+    "args": {
+     "classes": 2
+    },
+    "weights": "enet.safetensors",
+    "preprocessing": {
+     "mean": [
+      0.485,
+      0.456,
+      0.406
+     ],
+     "std": [
+      0.229,
+      0.224,
+      0.225
+     ]
+    },
+    "scale": 1.0,
+    "input_size": null,
+    "emit_entropy": false,
+    "halo": 0,
+    "merge": "owner",
+    "select": null
+   }
+  ]
+ },
+ "spec_folder": "/specs",
+ "stages": [
+  {
+   "name": "fast",
+   "graph": {
+    "path": "stages/fast.onnx",
+    "sha256": "c55dbd9ff04b1f3d4d1ebeab6a2d7c1cf5ac8e4e3e0a0eb3e3d4a1d9e5f7b1a2",
+    "bytes": 49
+   },
+   "inputs": [
+    {
+     "name": "frame",
+     "dtype": "uint8",
+     "shape": [
+      1,
+      32,
+      48,
+      3
+     ],
+     "source": "frame",
+     "prefix": false
+    }
+   ],
+   "outputs": [
+    {
+     "name": "labels",
+     "dtype": "uint8",
+     "shape": [
+      1,
+      32,
+      48
+     ],
+     "when_skipped": null
+    }
+   ],
+   "select": null,
+   "network": {
+    "model": "enet",
+    "args": {
+     "classes": 2
+    },
+    "weights": "enet.safetensors",
+    "random_seed": null,
+    "state_sha256": "0123",
+    "parameters": 12,
+    "macs": 34,
+    "input_shape": [
+     1,
+     3,
+     32,
+     48
+    ]
+   }
+  }
+ ]
+}
+"""
+GOLDEN = re.sub(r'"sha256": "\w+"', f'"sha256": "{__import__("hashlib").sha256(ONNX).hexdigest()}"', GOLDEN)
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    """A bundle as version 1 writes it, byte for byte."""
+    folder = tmp_path / "golden"
+    (folder / "stages").mkdir(parents=True)
+    (folder / BUNDLE_FILE).write_text(GOLDEN)
+    (folder / "stages" / "fast.onnx").write_bytes(ONNX)
+    return folder
+
+
+def test_golden_manifest_is_read_and_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(golden)
+    assert bundle.manifest.to_json() == GOLDEN
+    frame = TensorSpec("frame", "uint8", (1, 32, 48, 3))
+    assert bundle.graphs == {"fast": Graph(ONNX, (frame,), (TensorSpec("labels", "uint8", (1, 32, 48)),))}
+    assert bundle.spec.stages[0].args == {"classes": 2}
+    copy = write_bundle(tmp_path / "copy", bundle.manifest, bundle.graphs)
+    assert (tmp_path / "copy" / BUNDLE_FILE).read_text() == GOLDEN
+    assert read_bundle(tmp_path / "copy") == copy
+
+
+def test_an_exported_bundle_is_read_as_it_was_written(toy_bundle: Bundle) -> None:
+    again = read_bundle(toy_bundle.path)
+    assert again == toy_bundle
+    assert again.graphs == toy_bundle.graphs
+    fast, accurate = again.manifest.stages
+    assert [(i.name, i.source, i.prefix) for i in accurate.inputs] == [
+        ("frame", "frame", False), ("indices", "fast.order", True), ("prior_labels", "fast.labels", False),
+    ]  # fmt: skip
+    assert accurate.inputs[1].shape == ("n",)
+    assert accurate.select is not None
+    assert (accurate.select.scores, accurate.select.order) == ("fast.scores", "fast.order")
+    assert [output.when_skipped for output in fast.outputs] == [None, None, None]
+    assert [output.when_skipped for output in accurate.outputs] == ["fast.labels"]
+    assert [part.path for part in again.manifest.parts()] == ["stages/fast.onnx", "stages/accurate.onnx"]
+    assert accurate.inputs[0].producer == "frame"
+    assert accurate.inputs[1].producer == "fast"
+
+
+def test_an_output_that_exists_is_refused_unless_forced(golden: Path) -> None:
+    bundle = read_bundle(golden)
+    with pytest.raises(InvalidRequest, match=r"golden: exists already; choose another output, or pass --force"):
+        write_bundle(golden, bundle.manifest, bundle.graphs)
+    newer = bundle.manifest.model_copy(update={"spec_folder": "/elsewhere"})
+    write_bundle(golden, newer, bundle.graphs, replace=True)
+    assert read_bundle(golden).manifest.spec_folder == "/elsewhere"
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def _source(data: dict[str, Any]) -> None:
+    data["stages"][0]["inputs"][0]["source"] = "slow.labels"
+
+
+def _plane(data: dict[str, Any]) -> None:
+    data["stages"][0]["inputs"][0]["source"] = "frame.depth"
+
+
+def _itself(data: dict[str, Any]) -> None:
+    data["stages"][0]["inputs"][0]["source"] = "fast.labels"
+
+
+def _select(data: dict[str, Any]) -> None:
+    policy = {"policy": "threshold", "theta": 0.5}
+    data["stages"][0]["select"] = {"scores": "fast.scores", "order": "fast.order", "policy": policy}
+
+
+def _stand_in(data: dict[str, Any]) -> None:
+    data["stages"][0]["outputs"][0]["when_skipped"] = "slow.labels"
+
+
+def _no_labels(data: dict[str, Any]) -> None:
+    data["stages"][0]["outputs"][0]["name"] = "classes"
+
+
+def _twice(data: dict[str, Any]) -> None:
+    data["stages"] *= 2
+
+
+def _outside(data: dict[str, Any]) -> None:
+    data["stages"][0]["graph"]["path"] = "../fast.onnx"
+
+
+def _dtype(data: dict[str, Any]) -> None:
+    data["stages"][0]["outputs"][0]["dtype"] = "float8"
+
+
+def _nested_extra(data: dict[str, Any]) -> None:
+    data["spec"]["frame"]["depth"] = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_source, r"bundle\.json: stage 'fast' reads 'slow\.labels', which no earlier stage makes; write it anew$"),
+        (_plane, r"bundle\.json: stage 'fast' reads 'frame\.depth', which no earlier stage makes"),
+        (_itself, r"bundle\.json: stage 'fast' reads 'fast\.labels', which no earlier stage makes"),
+        (_select, r"bundle\.json: stage 'fast' reads 'fast\.scores', which no earlier stage makes"),
+        (_stand_in, r"bundle\.json: stage 'fast' reads 'slow\.labels', which no earlier stage makes"),
+        (_no_labels, r"bundle\.json: no stage makes labels; write it anew$"),
+        (_twice, r"bundle\.json: the stages are \['fast', 'fast'\] where the spec has \['fast'\]; write it anew$"),
+        (_outside, r"golden: \.\./fast\.onnx: lies outside the folder; do not use this artefact$"),
+        (_dtype, r"bundle\.json: stages\.0\.outputs\.0\.dtype: Input should be 'uint8', .*; write it anew$"),
+        (_nested_extra, r"bundle\.json: spec\.frame\.depth: Extra inputs are not permitted; write it anew$"),
+        (lambda d: d.update(schema="cascadert-bundle-2"), r"has schema 'cascadert-bundle-2'; this version reads 'cascadert-bundle-1'"),
+        (lambda d: d.update(note="hi"), r"bundle\.json: note: Extra inputs are not permitted; write it anew$"),
+        (lambda d: d.update(stages=[]), r"bundle\.json: stages: .*at least 1 item"),
+        (lambda d: d.pop("spec"), r"bundle\.json: spec: Field required; write it anew$"),
+    ],
+)
+def test_manifests_that_do_not_fit_together_are_refused(golden: Path, change: Change, message: str) -> None:
+    data = json.loads(GOLDEN)
+    change(data)
+    (golden / BUNDLE_FILE).write_text(json.dumps(data))
+    with pytest.raises(BundleError, match=message) as caught:
+        read_bundle(golden)
+    assert "\n" not in str(caught.value)
+
+
+def test_changed_missing_and_linked_graphs_are_refused(golden: Path, tmp_path: Path) -> None:
+    graph = golden / "stages" / "fast.onnx"
+    graph.write_bytes(ONNX.replace(b"any", b"ANY"))
+    with pytest.raises(BundleError, match=r"stages/fast\.onnx: was changed: sha256 \w{12}…, not \w{12}…; write the"):
+        read_bundle(golden)
+    graph.write_bytes(ONNX[:-1])
+    with pytest.raises(BundleError, match=r"stages/fast\.onnx: has 48 bytes, not 49; write the artefact anew$"):
+        read_bundle(golden)
+    graph.unlink()
+    with pytest.raises(BundleError, match=r"stages/fast\.onnx: is missing; write the artefact anew$"):
+        read_bundle(golden)
+    (tmp_path / "outside.onnx").write_bytes(ONNX)
+    graph.symlink_to(tmp_path / "outside.onnx")
+    with pytest.raises(BundleError, match=r"golden: stages/fast\.onnx: lies outside the folder; do not use"):
+        read_bundle(golden)
+
+
+def test_the_manifest_is_a_value() -> None:
+    manifest = BundleManifest.model_validate(json.loads(GOLDEN))
+    assert manifest == BundleManifest.model_validate(json.loads(manifest.to_json()))
+    with pytest.raises(Exception, match="frozen"):
+        manifest.created_by = "me"
