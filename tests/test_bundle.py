@@ -1,7 +1,6 @@
 """Bundles: what is written is what is read, and nothing else is accepted."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ GOLDEN = """{
    "name": "fast",
    "graph": {
     "path": "stages/fast.onnx",
-    "sha256": "c55dbd9ff04b1f3d4d1ebeab6a2d7c1cf5ac8e4e3e0a0eb3e3d4a1d9e5f7b1a2",
+    "sha256": "cb2db0c0cc877a96c1dbfc2eed11988a259c9e0f5f1cce47123644a2b8cbd75e",
     "bytes": 49
    },
    "inputs": [
@@ -136,7 +135,6 @@ GOLDEN = """{
  ]
 }
 """
-GOLDEN = re.sub(r'"sha256": "\w+"', f'"sha256": "{__import__("hashlib").sha256(ONNX).hexdigest()}"', GOLDEN)
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ class TestHelp:
             "import sys, cascadert.cli as c\n"
             "try: c.app(['--help'])\n"
             "except SystemExit: pass\n"
-            "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'PIL', 'av', 'tensorrt_rtx'} & set(sys.modules)\n"
-            "print(sorted(heavy), file=sys.stderr)"
+            "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'PIL', 'av', 'tensorrt_rtx'}\n"
+            "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
         )
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert result.stderr == "[]\n"
@@ -159,9 +159,11 @@ class TestParity:
         assert report["frames"] == 1
 
     def test_what_shows_nothing_fails(self, call, toy_bundle, tmp_path):
-        Image.new("RGB", (56, 40)).save(tmp_path / "black.png")
-        result = call("parity", toy_bundle.path, "--frames", tmp_path / "black.png", code=1)
-        assert re.match(r"error: parity: is vacuous: .*; give other frames or weights", result.stderr)
+        shutil.copytree(toy_bundle.path, tmp_path / "bundle")
+        manifest = tmp_path / "bundle" / "bundle.json"
+        manifest.write_text(manifest.read_text().replace('"theta": 0.95', '"theta": 95'))
+        result = call("parity", tmp_path / "bundle", "--count", "1", code=1)
+        assert re.match(r"error: parity: is vacuous: stage 'accurate' refined no block; give other", result.stderr)
 
 
 class TestBuildEngine:
@@ -188,7 +190,8 @@ class TestRun:
         assert "15.00 of 15" in text
         assert "theta -1" in text
         assert all(f"wrote {tmp_path / name}" in text for name in outputs.values())
-        assert Image.open(tmp_path / "labels" / "s.png").size == (56, 40)
+        with Image.open(tmp_path / "labels" / "s.png") as labels:
+            assert labels.size == (56, 40)
         stats = json.loads((tmp_path / "stats.json").read_text())
         assert stats["frames"][0]["stages"][1]["n"] == 15
 
@@ -243,3 +246,20 @@ def test_targets(call):
     names = {"rtx-20", "a100", "rtx-30", "rtx-40", "rtx-50", "dgx-spark"}
     assert names <= {target["name"] for target in json.loads(call("targets", "--json").stdout)}
     assert all(name in call("targets").stdout for name in names)
+
+
+def test_demo(call, monkeypatch, tmp_path):
+    """What the demo makes is tested with it; here, that its command hands on what it was given."""
+    from cascadert.jetson import demo
+
+    seen = {}
+
+    def make_demo(output, options, progress):
+        seen.update(output=output, options=options)
+        progress("export", 1, 2)
+        raise errors.BuildError("stage 'fast'", "was refused", "mend it")
+
+    monkeypatch.setattr(demo, "make_demo", make_demo)
+    arguments = ["demo", "-o", tmp_path, "--target", "cpu", "--target", "a100", "--threads", "2"]
+    assert call(*arguments, code=6).stderr == "error: stage 'fast': was refused; mend it\n"
+    assert seen == {"output": tmp_path, "options": demo.DemoOptions(targets=("cpu", "a100"), threads=2)}

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -26,7 +27,12 @@ def streets(tmp_path, toy_frames):
 
 
 def read_labels(folder):
-    return {path.stem: np.asarray(Image.open(path)) for path in folder.iterdir()}
+    return {path.stem: read_image(path) for path in folder.iterdir()}
+
+
+def read_image(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def test_labels_and_statistics_are_those_of_the_pipeline(toy_bundle, streets, tmp_path, toy_frames):
@@ -84,7 +90,7 @@ def test_overlays_show_the_refined_blocks(toy_bundle, streets, tmp_path):
     none, some = tmp_path / "none", tmp_path / "some"
     run(toy_bundle.path, streets, RunOptions(overlay=none, policy=top(0), limit=1))
     run(toy_bundle.path, streets, RunOptions(overlay=some, policy=top(15), limit=1))
-    plain, outlined = (np.asarray(Image.open(folder / "s0.jpg")).astype(int) for folder in (none, some))
+    plain, outlined = (read_image(folder / "s0.jpg").astype(int) for folder in (none, some))
     assert np.abs(plain - outlined)[20:].max() > 60
 
 
@@ -95,14 +101,12 @@ def test_a_video_source(toy_bundle, save_video, tmp_path):
     assert len(read_labels(tmp_path / "labels")) == 5
 
 
-def test_labels_have_the_size_of_their_source(toy_folder, toy_data, save_spec, save_images, tmp_path):
-    from cascadert.export.compile import export_bundle
-
-    toy_data["frame"]["fit"] = "letterbox"
-    toy_data["name"] = "fitted"
-    bundle = export_bundle(save_spec(toy_folder, toy_data), tmp_path / "bundle")
+def test_labels_have_the_size_of_their_source(toy_bundle, save_images, tmp_path):
+    shutil.copytree(toy_bundle.path, tmp_path / "bundle")
+    manifest = tmp_path / "bundle" / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"fit": "none"', '"fit": "letterbox"'))
     folder = save_images("a.png", "b.png", size=(60, 70))[0].parent
-    run(bundle.path, folder, RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay"))
+    run(tmp_path / "bundle", folder, RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay"))
     assert {image.shape for image in read_labels(tmp_path / "labels").values()} == {(60, 70)}
     assert {image.shape for image in read_labels(tmp_path / "overlay").values()} == {(40, 56, 3)}
 
@@ -114,7 +118,7 @@ def test_two_cameras(cameras_bundle, streets, tmp_path):
     left, right = (read_labels(tmp_path / "labels" / f"camera{index}") for index in (0, 1))
     for name in ("s0", "s1"):
         np.testing.assert_array_equal(left[name], right[name])
-    assert Image.open(tmp_path / "overlay" / "s0.jpg").size == (112, 40)
+    assert read_image(tmp_path / "overlay" / "s0.jpg").shape == (40, 112, 3)
 
 
 def test_refined_blocks_belong_to_their_camera(cameras_bundle, toy_frames):

@@ -98,7 +98,8 @@ def test_gif(tmp_path):
 def test_one_picture(tmp_path, name):
     with open_overlay(tmp_path / name, None, 1, replace=False) as sink:
         sink.write("x", picture())
-    np.testing.assert_allclose(np.asarray(Image.open(tmp_path / name)).reshape(-1, 3).mean(0), RED, atol=3)
+    with Image.open(tmp_path / name) as image:
+        np.testing.assert_allclose(np.asarray(image).reshape(-1, 3).mean(0), RED, atol=3)
 
 
 def test_one_picture_does_not_hold_two(tmp_path):

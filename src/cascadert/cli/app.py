@@ -11,7 +11,7 @@ from cascadert._version import __version__
 from cascadert.cli.compile import build_engine, export, parity
 from cascadert.cli.console import print_error
 from cascadert.cli.look import inspect, targets
-from cascadert.cli.media import run
+from cascadert.cli.media import demo, run
 from cascadert.errors import CascadertError
 
 _INTERRUPTED = 130
@@ -48,6 +48,7 @@ _EXAMPLES = {
     ],
     "inspect": ["cascadert inspect demo/bundle"],
     "targets": ["cascadert targets", "cascadert targets --json"],
+    "demo": ["cascadert demo -o demo"],
 }
 
 
@@ -100,6 +101,7 @@ for _name, _command in (
     ("run", run),
     ("inspect", inspect),
     ("targets", targets),
+    ("demo", demo),
 ):
     app.command(_name, epilog="\b\n[bold]Example[/bold]\n" + "\n".join(_EXAMPLES[_name]))(_command)
 

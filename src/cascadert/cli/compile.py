@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from cascadert.cli.console import Force, Json, needs, out, print_json, tracking
 from cascadert.cli.look import describe
@@ -92,13 +92,17 @@ def _planes(
 
 
 def _print_parity(report: ParityReport) -> None:
-    table = Table("stage", "port", "equal", "tied", "different", "largest", "mean", "limit", "", box=SIMPLE_HEAD)
+    headers = ("port", "elements", "agree", "tied", "different", "largest", "mean", "")
+    table = Table(Column("stage", no_wrap=True), *headers, box=SIMPLE_HEAD, padding=(0, 1))
     for row in report.rows:
-        differences = ["" if value is None else f"{value:.2e}" for value in (row.largest, row.mean)]
-        counts = [f"{number:,}" for number in (row.equal, row.tied, row.different)]
+        if row.largest is None or row.mean is None:
+            cells = [f"{row.equal / row.elements:.4%}", f"{row.tied:,}", f"{row.different:,}", "", ""]
+        else:
+            cells = ["", "", "", f"{row.largest:.1e}", f"{row.mean:.1e}"]
         mark = "[green]pass[/green]" if row.passed else "[bold red]FAIL[/bold red]"
-        table.add_row(row.stage, row.port, *counts, *differences, row.limit, mark)
+        table.add_row(row.stage, row.port, f"{row.elements:,}", *cells, mark)
     out.print(table)
+    out.print(f"limits: {'; '.join(dict.fromkeys(row.limit for row in report.rows))}")
     for stage, refined in report.selected.items():
         shown = ", ".join(map(str, refined))
         out.print(f"stage {stage} refined {shown} of {report.blocks} blocks on {report.frames} frame(s)")

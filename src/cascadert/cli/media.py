@@ -1,8 +1,9 @@
-"""`run`: a cascade on images and video."""
+"""`run` and `demo`: a cascade on images and video."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,3 +111,36 @@ def _print_summary(summary: RunSummary) -> None:
     )
     largest = sorted(summary.class_shares.items(), key=lambda item: -item[1])[:6]
     out.print(", ".join(f"{name} {share:.1%}" for name, share in largest if share))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")] = Path("demo"),
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="NAME", help="Build for this target; may be repeated.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
+) -> None:
+    """Do all of it once, on generated streets: export, parity, engines, video, and a report of what was measured.
+
+    Python: cascadert.jetson.demo.make_demo
+    """
+    with needs("all", "cascadert demo"):
+        from cascadert.jetson.demo import DemoOptions, make_demo
+
+    options = DemoOptions(threads=threads)
+    if target:
+        options = replace(options, targets=tuple(target))
+    with tracking("making the demo") as tracker:
+
+        def show(step: str, done: int, total: int | None) -> None:
+            tracker.say(step)
+            tracker.count(done, total)
+
+        summary = make_demo(output, options, show)
+    video = summary.video
+    out.print(
+        f"{video.frames} frames: mean IoU {video.fast_mean_iou:.1%} fast, {video.cascade_mean_iou:.1%} as a cascade; "
+        f"{video.mean_n:.1f} blocks refined and {video.median_ms:.1f} ms per frame"
+    )
+    out.print(f"built for {', '.join(built.manifest.built_for.target for built in summary.deployments)}")
+    out.print(f"open {summary.report}", soft_wrap=True)

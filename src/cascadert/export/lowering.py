@@ -13,6 +13,7 @@ from cascadert.export.passes.channel_reductions import FastChannelReductions
 from cascadert.export.passes.clean_up import CleanUp
 from cascadert.export.passes.gather_first import GatherBeforeCast
 from cascadert.export.passes.large_pool import SplitLargeAveragePool
+from cascadert.export.passes.matrix_convolution import MatrixProductToConvolution
 from cascadert.export.passes.node_names import NameNodes
 from cascadert.export.passes.reduction import StripReductionNone
 from cascadert.export.passes.resize_scales import OwnResizeConstants
@@ -60,6 +61,7 @@ def _passes(dialect: Dialect) -> list[ir.passes.PassBase]:
             SplitLargeAveragePool(),
             common.ShapeInferencePass(),
             Uint8AtBoundary(),
+            MatrixProductToConvolution(),
             CleanUp(),
             *finish_passes(),
             CheckTensorRTOperators(),

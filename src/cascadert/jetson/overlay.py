@@ -103,7 +103,7 @@ def _darken(picture: Image.Image, box: tuple[int, int, int, int]) -> None:
 def _draw_caption(picture: Image.Image, caption: str) -> Image.Image:
     font, draw = _font(picture), ImageDraw.Draw(picture)
     margin = font.getbbox("x")[3] // 2
-    text = caption
+    text = " ".join(caption.splitlines())  # file names may hold line breaks
     while len(text) > 1 and draw.textlength(text, font=font) > picture.width - 2 * margin:
         text = "…" + text[2:]
     height = round(font.getbbox("Ag|")[3] + 2 * margin * 0.7)

@@ -134,10 +134,13 @@ class Pipeline:
         self, select: SelectEntry, tensors: Mapping[str, Buffer | None], policy: SelectPolicy
     ) -> tuple[int, NDArray[np.float32], NDArray[np.int32]]:
         """Return n with the sorted scores and their order; n = 0 where their producer was skipped."""
-        scores, order = (self._download(tensors[name]) for name in (select.scores, select.order))
+        scores, order = (tensors[name] for name in (select.scores, select.order))
+        if scores is None or order is None:
+            return 0, np.empty(0, np.float32), np.empty(0, np.int32)
+        arrays = self._download(scores), self._download(order)
         self._stream.synchronize()
         selector: Selector = make_selector(policy)
-        return (selector(scores) if scores.size else 0), scores, order
+        return selector(arrays[0]), *arrays
 
     def _enqueue(self, stage: StageEntry, tensors: dict[str, Buffer | None], n: int) -> None:
         bindings: dict[str, Buffer] = {}
@@ -150,23 +153,28 @@ class Pipeline:
             bindings[output.name] = tensors[name] = self._slot[name]
         self._executables[stage.name].enqueue(bindings, self._stream)
 
-    def _download(self, buffer: Buffer | None) -> Array:
-        if buffer is None:
-            return np.empty(0, np.float32)
+    def _download(self, buffer: Buffer) -> Array:
         array: Array = np.empty(buffer.shape, NUMPY_TYPES[buffer.dtype])
         self._device.download(buffer, array, self._stream)
         return array
 
     def _download_all(self, tensors: Mapping[str, Buffer | None], ran: set[str]) -> dict[str, Array]:
-        made = {name: buffer for name, buffer in tensors.items() if name.split(".", 1)[0] in ran}
-        return {name: self._download(buffer) for name, buffer in made.items()}
+        return {
+            name: self._download(buffer)
+            for name, buffer in tensors.items()
+            if buffer is not None and name.split(".", 1)[0] in ran
+        }
 
     def _labels(self, tensors: Mapping[str, Buffer | None]) -> NDArray[np.uint8]:
         """Return the labels of the last stage that has some; a skipped stage hands on those before it."""
         last = next(s.name for s in reversed(self.manifest.stages) if any(o.name == "labels" for o in s.outputs))
-        return self._download(tensors[f"{last}.labels"])
+        labels = tensors[f"{last}.labels"]
+        assert labels is not None, f"{last} was skipped, and nothing stands for its labels"
+        return self._download(labels)
 
     def _planes(self, frame: Planes) -> dict[str, Array]:
+        if not self._slot:
+            raise InvalidRequest("pipeline", "is closed", "open it again")
         planes = dict(frame) if isinstance(frame, Mapping) else {"frame": frame}
         wanted = {i.source: i for i in self.manifest.stages[0].inputs if i.producer == FRAME}
         if set(planes) != set(wanted):
@@ -206,6 +214,8 @@ def _allocate_slot(manifest: BundleManifest, device: Device) -> dict[str, Buffer
 
 def _checked_plane(name: str, array: Array, shape: tuple[int | str, ...]) -> Array:
     """Return the plane as `[N, H, W, C]`, adding the camera axis where there is one camera."""
+    if not isinstance(array, np.ndarray):
+        raise InvalidRequest(name, f"is a {type(array).__name__}", f"give uint8 {list(shape)} as a numpy array")
     full = array[np.newaxis] if array.ndim == 3 and shape[0] == 1 else array
     if full.dtype != np.uint8 or full.shape != shape:
         found = f"is {array.dtype} {list(array.shape)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,13 @@ OVERSAMPLING = 3
 
 # Added to a label for surfaces without texture of their own (glass, far things); gone from the finished labels.
 SMOOTH = 32
+
+
+@lru_cache(maxsize=64)
+def unit_circle(corners: int, turn: float = 0.0) -> tuple[tuple[float, float], ...]:
+    """Corners of a regular polygon of radius 1, the first at angle `turn`."""
+    angles = [turn + 2.0 * math.pi * i / corners for i in range(corners)]
+    return tuple((math.cos(a), math.sin(a)) for a in angles)
 
 
 # Corners of a round end, as angles from the axis.
@@ -100,15 +108,8 @@ class DisplayList:
     ) -> None:
         """Add a regular polygon that faces along the street."""
         x, y, z = centre
-        step = 2.0 * math.pi / corners
-        self.polygon(
-            [
-                (x + radius * math.cos(turn + i * step), y + radius * math.sin(turn + i * step), z)
-                for i in range(corners)
-            ],
-            colour,
-            label,
-        )
+        circle = unit_circle(corners, turn)
+        self.polygon([(x + radius * across, y + radius * up, z) for across, up in circle], colour, label)
 
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
         """Join the single polygons and the blocks in the order in which they were added."""
@@ -145,9 +146,9 @@ class DisplayList:
         mean_depth = np.maximum(np.add.reduceat(depth, starts) / sizes, NEAR_M)
         clear = np.exp(-haze_per_m * mean_depth)[:, None]
         shaded = colours * clear + np.asarray(haze) * (1.0 - clear)
-        inks = np.empty((len(sizes), 4), dtype=np.int64)
-        inks[:, :3] = np.clip(shaded * 255.0 + 0.5, 0, 255)
-        inks[:, 3] = labels
+        red, green, blue = np.clip(shaded * 255.0 + 0.5, 0, 255).astype(np.int64).T
+        packed = red | green << 8 | blue << 16 | labels.astype(np.int64) << 24
+        inks = red if image.getbands() == ("L",) else packed
         _fill(image, np.clip(pixels * scale - 0.5, -1e6, 1e6), sizes[keep], np.repeat(keep, counts), inks[keep])
 
 
@@ -171,6 +172,5 @@ def _fill(
     ends = np.cumsum(sizes.astype(np.int64)) * 2
     starts = ends - sizes.astype(np.int64) * 2
     polygon = ImageDraw.Draw(image).polygon
-    single = image.getbands() == ("L",)
     for start, end, ink in zip(starts.tolist(), ends.tolist(), inks.tolist(), strict=True):
-        polygon(flat[start:end], fill=ink[0] if single else tuple(ink))
+        polygon(flat[start:end], fill=ink)

@@ -6,7 +6,7 @@ import math
 import random
 
 from cascadert.classes import BICYCLE, MOTORCYCLE, PERSON, RIDER
-from cascadert.scenes.display import Colour, Point
+from cascadert.scenes.display import Colour, Point, unit_circle
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, mix, vary
 
@@ -135,12 +135,11 @@ class _Frame:
 
     def ring(self, along: float, radius: float, width: float, corners: int = 12) -> list[Point]:
         """A wheel; seen end on it keeps its tyre's width."""
-        flat = abs(self.cos)
+        flat = (1.0 - abs(self.cos)) * width
         points = []
-        for i in range(corners):
-            a = 2 * math.pi * i / corners
-            px, py, pz = self.at(along + radius * math.cos(a), radius + radius * math.sin(a))
-            points.append((px + (1 - flat) * width * math.cos(a), py, pz))
+        for c, v in unit_circle(corners):
+            px, py, pz = self.at(along + radius * c, radius + radius * v)
+            points.append((px + flat * c, py, pz))
         return points
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from functools import cached_property
 
 from cascadert.classes import BUS, CAR, TRAIN, TRUCK
-from cascadert.scenes.display import Colour, Point
+from cascadert.scenes.display import Colour, Point, unit_circle
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, mix, vary
 
@@ -39,7 +40,7 @@ class Shape:
     wheels: tuple[float, ...]
     wheel: float = 0.32
 
-    @property
+    @cached_property
     def belt(self) -> float:
         """Height above which the body narrows."""
         return 0.6 * max(y for _, y in self.outline)
@@ -266,10 +267,7 @@ class _Body:
         ):
             r = radius * size
             self.pen.solid.polygon(
-                [
-                    (x, max(0.0, radius + r * math.sin(a * math.pi / 6)), z + r * math.cos(a * math.pi / 6))
-                    for a in range(12)
-                ],
+                [(x, max(0.0, radius + r * up), z + r * along_street) for along_street, up in unit_circle(14)],
                 colour,
                 label,
             )

@@ -46,11 +46,15 @@ class Quality:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All decisions on the same frames; `scores` are those of all blocks, one row a frame, in bits."""
+    """All decisions on the same frames.
+
+    `classes` are those that occur in the exact labels; `scores` are those of all blocks, one row a frame, in bits.
+    """
 
     rows: tuple[Quality, ...]
     frames: int
     blocks: int
+    classes: tuple[int, ...]
     scores: NDArray[np.float32]
 
     def row(self, name: str) -> Quality:
@@ -104,7 +108,8 @@ def measure(
         )
         for i, setting in enumerate(settings)
     )
-    return Sweep(rows, len(scenes), blocks, np.stack(scores))
+    occur = np.flatnonzero(matrices[0].counts.sum(axis=1))
+    return Sweep(rows, len(scenes), blocks, tuple(occur.tolist()), np.stack(scores))
 
 
 def refined(result: Result) -> int:

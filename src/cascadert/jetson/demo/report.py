@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from cascadert.jetson.demo.measure import EVERY_BLOCK, FAST, Sweep
 
@@ -45,7 +46,8 @@ def write_report(path: Path, summary: DemoSummary, options: DemoOptions) -> None
         every=sweep.row(EVERY_BLOCK),
         chosen=next(row for row in sweep.rows if row.theta == summary.video.theta),
         gif=data_uri((summary.output / "demo.gif").read_bytes(), "image/gif"),
-        sheet=data_uri((summary.output / "contact_sheet.png").read_bytes(), "image/png"),
+        sheet=data_uri(_as_jpeg(summary.output / "contact_sheet.png"), "image/jpeg"),
+        gpus=[built for built in summary.deployments if built.manifest.built_for.compute_capability],
         tradeoff=svg(plot_tradeoff(sweep)),
         histogram=svg(plot_scores(sweep, summary.video.theta)),
         classes=class_rows(summary),
@@ -61,6 +63,12 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _as_jpeg(path: Path) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(path).save(buffer, "JPEG", quality=88, subsampling=0)
+    return buffer.getvalue()
+
+
 def svg(figure: Figure) -> str:
     """Embed a figure in a page."""
     buffer = io.BytesIO()
@@ -68,10 +76,10 @@ def svg(figure: Figure) -> str:
     return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
-def _axes(height_in: float) -> tuple[Figure, Any]:
+def _axes() -> tuple[Figure, Any]:
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
-    figure = Figure(figsize=(7.2, height_in), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.1), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
@@ -80,7 +88,7 @@ def _axes(height_in: float) -> tuple[Figure, Any]:
 
 def plot_tradeoff(sweep: Sweep) -> Figure:
     """Plot mIoU and time per frame over theta, the two networks as horizontal lines."""
-    figure, quality = _axes(3.4)
+    figure, quality = _axes()
     cost = quality.twinx()
     cost.spines["top"].set_visible(False)
     rows = [row for row in sweep.rows if row.theta is not None]
@@ -105,7 +113,7 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
 
 def plot_scores(sweep: Sweep, theta: float) -> Figure:
     """Plot how the scores of all blocks are distributed, and where theta cuts them."""
-    figure, axes = _axes(2.6)
+    figure, axes = _axes()
     scores = sweep.scores[np.isfinite(sweep.scores)]
     axes.hist(scores, bins=40, color=_GREY)
     axes.axvline(theta, color=_COST)
@@ -124,8 +132,7 @@ def class_rows(summary: DemoSummary) -> list[dict[str, Any]]:
     sweep = summary.sweep
     rows = (sweep.row(FAST), next(r for r in sweep.rows if r.theta == summary.video.theta), sweep.row(EVERY_BLOCK))
     names = summary.bundle.spec.classes.names
-    values = [{"name": name, "iou": [row.iou[i] for row in rows]} for i, name in enumerate(names)]
-    return [value for value in values if not np.isnan(value["iou"]).any()]
+    return [{"name": names[i], "iou": [row.iou[i] for row in rows]} for i in sweep.classes]
 
 
 def versions() -> dict[str, str]:
