@@ -43,14 +43,14 @@ def chapter(name: str, command: Any) -> str:
 
 
 def describe(parameter: Any) -> tuple[str, str, str]:
+    # Only what every version of typer has: how it names types differs between them.
+    value = parameter.metavar or parameter.name.upper()
+    default = "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
+    last = "required" if parameter.required else default
     if parameter.param_type_name == "argument":
-        names = parameter.make_metavar(None) if parameter.metavar is None else parameter.metavar
-        return f"`{names.strip('{}')}`", plain(parameter.help), "required" if parameter.required else ""
-    metavar = "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper().split()[0]}"
+        return f"`{value}`", plain(parameter.help), last
     names = ", ".join(sorted(parameter.opts, key=len, reverse=True))
-    default = parameter.default
-    shown = "" if default is None or parameter.is_flag else f"`{default}`"
-    return f"`{names}{metavar}`", plain(parameter.help), "required" if parameter.required else shown
+    return f"`{names}`" if parameter.is_flag else f"`{names} {value}`", plain(parameter.help), last
 
 
 def plain(text: str | None) -> str:

@@ -68,7 +68,7 @@ TOY: dict[str, Any] = {
             "model": "networks.py:toy",
             "weights": "accurate.safetensors",
             "halo": 3,
-            "select": {"policy": "threshold", "theta": 0.95},
+            "select": {"policy": "threshold", "theta": 1.05},
         },
     ],
 }

@@ -77,6 +77,12 @@ def test_any_size(height: int, width: int) -> None:
     assert scene.labels.max() < 19
 
 
+@pytest.mark.parametrize(("height", "width"), [(1024, 40), (40, 1024)])
+def test_extreme_shapes_keep_the_sky_above_the_ground(height: int, width: int) -> None:
+    labels = render(3, 0, SceneOptions(height, width)).labels
+    assert not (labels[height * 2 // 3 :] == SKY).any()
+
+
 def test_the_view_is_the_same_at_another_resolution() -> None:
     coarse, fine = render(8, 5, SMALL), render(8, 5, SceneOptions(384, 768))
     assert (fine.labels[1::3, 1::3] == coarse.labels).mean() > 0.97
@@ -135,7 +141,7 @@ def test_edges_in_the_picture_lie_on_the_edges_of_the_labels() -> None:
 
 
 @pytest.mark.parametrize("field", ["height", "width"])
-@pytest.mark.parametrize("value", [0, -5, 31, 4097, 100.5])
+@pytest.mark.parametrize("value", [0, -5, 31, 4097, 100.5, 128.0])
 def test_a_bad_size_is_refused(field: str, value: float) -> None:
     with pytest.raises(SceneError, match=rf"SceneOptions\.{field} = {value}: .*from 32 to 4096"):
         SceneOptions(**{field: value})  # type: ignore[arg-type]

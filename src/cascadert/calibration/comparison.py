@@ -96,10 +96,16 @@ def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.
 
 
 def compare_order(stage: str, wanted: Array, found: Array, scores: Array) -> Comparison:
-    """Compare block orders; two blocks in each other's place are tied if their scores differ by the limit or less."""
+    """Compare block orders; two blocks in each other's place are tied if their scores differ by the limit or less.
+
+    A block that is missing, doubled or unknown is a difference that no tie excuses.
+    """
+    differ = wanted != found
+    if not np.array_equal(np.sort(found), np.sort(wanted)):
+        unequal = int(np.count_nonzero(differ))
+        return Comparison(stage, "order", wanted.size, wanted.size - unequal, 0, unequal)
     score_of = np.empty_like(scores)
     score_of[wanted] = scores
-    differ = wanted != found
     with np.errstate(invalid="ignore"):
         gap = np.abs(score_of[found] - scores)
     tied = int(np.count_nonzero(differ & ((gap <= SCORE_LIMIT_BITS) | (score_of[found] == scores))))

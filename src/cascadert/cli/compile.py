@@ -92,7 +92,7 @@ def _planes(
 
 
 def _print_parity(report: ParityReport) -> None:
-    headers = ("port", "elements", "agree", "tied", "different", "largest", "mean", "")
+    headers = ("port", "agree", "tied", "differ", "largest", "mean", "")
     table = Table(Column("stage", no_wrap=True), *headers, box=SIMPLE_HEAD, padding=(0, 1))
     for row in report.rows:
         if row.largest is None or row.mean is None:
@@ -100,7 +100,7 @@ def _print_parity(report: ParityReport) -> None:
         else:
             cells = ["", "", "", f"{row.largest:.1e}", f"{row.mean:.1e}"]
         mark = "[green]pass[/green]" if row.passed else "[bold red]FAIL[/bold red]"
-        table.add_row(row.stage, row.port, f"{row.elements:,}", *cells, mark)
+        table.add_row(row.stage, row.port, *cells, mark)
     out.print(table)
     out.print(f"limits: {'; '.join(dict.fromkeys(row.limit for row in report.rows))}")
     for stage, refined in report.selected.items():

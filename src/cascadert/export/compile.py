@@ -28,7 +28,7 @@ from cascadert.export.glue import plane_shapes
 from cascadert.export.macs import count_macs, count_parameters
 from cascadert.export.networks import build_network, load_weights, state_sha256
 from cascadert.export.random_weights import prepare, seeded
-from cascadert.export.stages import RefineStage, Stage, make_stages
+from cascadert.export.stages import RefineStage, Stage, checked, make_stages
 from cascadert.graph import Graph, TensorSpec
 from cascadert.pixels import planes_from_rgb
 from cascadert.scenes import SceneOptions, render
@@ -98,6 +98,7 @@ def reference_stages(spec: CascadeSpec, folder: Path, random_weights: int | None
             with torch.inference_mode():
                 pixels = stage.pixels(*example.values())
             if stage.stage.weights is None:
+                checked(stage.network(pixels), stage.stage, stage.context)
                 prepare(stage.stage.name, stage.network, pixels.clone())
             _check_outputs(stage, example)
         except NetworkError:

@@ -25,6 +25,11 @@ _OPSET = Opset(DOMAIN, 1)
 
 
 @script(_OPSET)
+def NetworkBoundary(x):  # type: ignore[no-untyped-def]  # noqa: N802, D103
+    return op.Identity(x)
+
+
+@script(_OPSET)
 def MaxUnpool2d(x, indices, size):  # type: ignore[no-untyped-def]  # noqa: N802, D103
     leading = op.Shape(x, start=0, end=2)
     flat = op.Concat(leading, op.Constant(value_ints=[-1]), axis=0)
@@ -125,7 +130,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 def add_functions(model: ir.Model) -> None:
     """Put the bodies of this module's functions into `model`, in place."""
-    for function in (MaxUnpool2d, BinWeights, AdaptiveAvgPool2d):
+    for function in (NetworkBoundary, MaxUnpool2d, BinWeights, AdaptiveAvgPool2d):
         body = ir.serde.deserialize_function(function.to_function_proto())
         model.functions[body.identifier()] = body
     model.graph.opset_imports.setdefault(DOMAIN, 1)

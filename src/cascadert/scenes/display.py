@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,9 +115,9 @@ class DisplayList:
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
         """Join the single polygons and the blocks in the order in which they were added."""
         singles = (
-            np.array(self._points, dtype=np.float64).reshape(-1, 3),
+            _triples(self._points),
             np.array(self._sizes, dtype=np.float64),
-            np.array(self._colours, dtype=np.float64).reshape(-1, 3),
+            _triples(self._colours),
             np.array(self._labels, dtype=np.float64),
         )
         parts: list[tuple[NDArray[np.float64], ...]] = []
@@ -152,12 +153,19 @@ class DisplayList:
         _fill(image, np.clip(pixels * scale - 0.5, -1e6, 1e6), sizes[keep], np.repeat(keep, counts), inks[keep])
 
 
+def _triples(rows: list[tuple[float, float, float]]) -> NDArray[np.float64]:
+    """Rows of three as an array `[P, 3]`; several times as fast as `np.array`."""
+    return np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=3 * len(rows)).reshape(-1, 3)
+
+
 def _inside(
     pixels: NDArray[np.float64], depth: NDArray[np.float64], starts: NDArray[np.int64], camera: Camera
 ) -> NDArray[np.bool_]:
     left, top = np.minimum.reduceat(pixels, starts).T
     right, bottom = np.maximum.reduceat(pixels, starts).T
     seen: NDArray[np.bool_] = (right >= 0) & (left <= camera.width) & (bottom >= 0) & (top <= camera.height)
+    # Specks that no sample would hit for sure are left out.
+    seen &= np.maximum(right - left, bottom - top) > 1.2 / OVERSAMPLING
     return seen & (np.maximum.reduceat(depth, starts) > NEAR_M)
 
 

@@ -89,7 +89,7 @@ def _riders(style: Style, clutter: float, time_s: float, camera_z: float) -> Ite
             if z < camera_z + 4.5:
                 continue
             rng = keyed(style.seed, "rider", key)
-            draw = motorcycle if rng.random() < 0.35 else bicycle
+            draw = motorcycle if rng.random() < 0.45 else bicycle
             angle = math.copysign(math.pi / 2, speed) + rng.uniform(-0.15, 0.15)
             yield item_at(x, z, partial(draw, x=x, z=z, angle=angle, key=key, rider=True), 0.5)
 

@@ -34,7 +34,7 @@ class SceneOptions:
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
-            if not MIN_SIDE_PX <= value <= MAX_SIDE_PX or int(value) != value:
+            if not isinstance(value, int) or not MIN_SIDE_PX <= value <= MAX_SIDE_PX:
                 raise SceneError(
                     f"SceneOptions.{name} = {value!r}",
                     "not a whole number of pixels in range",

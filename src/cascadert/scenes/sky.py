@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cascadert.classes import BUILDING, SKY, VEGETATION
+from cascadert.classes import BUILDING, ROAD, SKY, VEGETATION
 from cascadert.scenes.camera import FAR_M, Camera
 from cascadert.scenes.display import SMOOTH, DisplayList
 from cascadert.scenes.pen import Pen
@@ -52,7 +52,13 @@ def sky_background(style: Style, camera: Camera, scale: int) -> Image.Image:
     small[:, :, :3] = np.clip(mixed * 255 + 0.5, 0, 255)
     image = Image.frombuffer("RGBX", (columns, rows), small.tobytes(), "raw", "RGBX", 0, 1)
     image = image.resize((camera.width, camera.height), Image.Resampling.BILINEAR)
-    return image.resize((camera.width * scale, camera.height * scale), Image.Resampling.NEAREST)
+    # The ground is painted over later; road stands where its nearest edge lies above the picture's lower border.
+    grey = tuple(round(255 * c) for c in style.asphalt)
+    canvas = Image.new("RGBX", (camera.width * scale, camera.height * scale), (*grey, ROAD))
+    sky_rows = min(camera.height, int(camera.horizon_px) + 4)
+    upper = image.crop((0, 0, camera.width, sky_rows))
+    canvas.paste(upper.resize((camera.width * scale, sky_rows * scale), Image.Resampling.NEAREST))
+    return canvas
 
 
 def draw_skyline(pen: Pen, out: DisplayList) -> None:

@@ -124,7 +124,7 @@ def _groups(style: Style, clutter: float, block: int, side: int) -> Iterator[Ite
     layout = style.layout
     kerb, front = layout.sidewalk_inner(side), layout.frontage(side)
     for g in range(2):
-        z, present = block * BLOCK_M + rng.uniform(6, 80), rng.random() < 0.35 + 0.25 * clutter
+        z, present = block * BLOCK_M + rng.uniform(6, 80), rng.random() < 0.45 + 0.25 * clutter
         local = keyed(style.seed, "knot", block, side, g)
         if not present or clutter == 0:
             continue
@@ -150,7 +150,7 @@ def _rack(style: Style, clutter: float, where: tuple[int, int, int], z: float) -
     wheels, angle = local.choice((bicycle, bicycle, bicycle, motorcycle, motorcycle)), local.uniform(-0.6, 0.6)
     far = local.random() < 0.5
     x = (layout.frontage(side) - side * 1.0) if far else (layout.sidewalk_inner(side) + side * 1.0)
-    for i in range(round(clutter * local.uniform(0, 7))):
+    for i in range(round(clutter * local.uniform(1, 9))):
         bz = z + i * local.uniform(0.55, 0.75)
         draw = partial(wheels, x=x, z=bz, angle=angle + local.uniform(-0.15, 0.15), key=f"{block}.{side}.{g}.{i}")
         yield item_at(x, bz, draw, 0.27)

@@ -14,6 +14,14 @@ from cascadert.errors import PassError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
+# Operators that only put the elements of their first input elsewhere.
+REARRANGING = frozenset(
+    (
+        *("Reshape", "Transpose", "Gather", "GatherND", "GatherElements", "Slice", "Squeeze", "Unsqueeze", "Flatten"),
+        *("DepthToSpace", "SpaceToDepth"),
+    )
+)
+
 Build = Callable[[ir.tape.Tape], Sequence[ir.Value]]
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from cascadert.errors import PassError
-from cascadert.export.passes.base import GraphPass, describe, nodes_of
-
-_MOVES = frozenset("Reshape Transpose Gather GatherND GatherElements Slice Squeeze Unsqueeze Flatten".split())  # noqa: SIM905
+from cascadert.export.passes.base import REARRANGING, GraphPass, describe, nodes_of
 
 
 def _movable(cast: ir.Node) -> ir.Node | None:
@@ -19,7 +17,7 @@ def _movable(cast: ir.Node) -> ir.Node | None:
     if source is None or source.dtype != ir.DataType.UINT8 or cast.outputs[0].is_graph_output() or len(uses) != 1:
         return None
     use = uses[0]
-    return use.node if use.node.op_type in _MOVES and use.idx == 0 and use.node.graph is cast.graph else None
+    return use.node if use.node.op_type in REARRANGING and use.idx == 0 and use.node.graph is cast.graph else None
 
 
 class GatherBeforeCast(GraphPass):

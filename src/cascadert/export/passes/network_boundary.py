@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from cascadert.errors import PassError
-from cascadert.export.functions import DOMAIN
+from cascadert.export.functions import DOMAIN, NetworkBoundary, add_functions
 from cascadert.export.passes.base import GraphPass, describe, name_scopes, nodes_of
 
 Use = tuple[ir.Node, int]
 
 SCOPE = "network"
-MARKER = "NetworkBoundary"
+MARKER = NetworkBoundary.name
 _KEY = "cascadert.boundary"
 
 
@@ -50,12 +50,13 @@ def _edges(model: ir.Model) -> Iterator[tuple[str, ir.Value, list[Use]]]:
 
 
 class MarkNetworkBoundary(GraphPass):
-    """Put a marker on each tensor that enters (`pixels`, `pixels_2`, and so on) or leaves (`logits`) the module `network`."""
+    """Mark each tensor that enters (`pixels`, `pixels_2`, and so on) or leaves (`logits`) the module `network`."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert the markers; a graph without a module `network` stays as it is."""
         if nodes_of(model, MARKER, domain=DOMAIN) or not any(map(_inside, model.graph)):
             return ir.passes.PassResult(model, False)
+        add_functions(model)
         count = {"pixels": 0, "logits": 0}
         for side, value, far in list(_edges(model)):
             count[side] += 1

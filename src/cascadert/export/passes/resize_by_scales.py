@@ -24,12 +24,23 @@ def _scales(node: ir.Node) -> npt.NDArray[np.float32] | None:
     source, target = static_size(node.inputs[0], (1, 2, 3)), static_size(node.outputs[0], (1, 2, 3))
     if source is None or target is None or source[0] != target[0] or (policy and policy.as_string() != "stretch"):
         return None
-    scales = np.array([1, 1, target[1] / source[1], target[2] / source[2]], np.float32)
-    # Backends compute floor(size * scale) in float32 and in float64; both must give the size.
-    for size, scale, wanted in zip(source[1:], scales[2:], target[1:], strict=True):
-        if {math.floor(float(scale) * size), math.floor(np.float32(size) * scale)} != {wanted}:
-            return None
-    return scales
+    mode = node.attributes.get("mode")
+    interpolates = mode is not None and mode.as_string() != "nearest"
+    pairs = zip(source[1:], target[1:], strict=True)
+    scales = [_scale(size, wanted, interpolates) for size, wanted in pairs]
+    return None if None in scales else np.array([1, 1, *scales], np.float32)
+
+
+def _scale(size: int, wanted: int, interpolates: bool) -> np.float32 | None:
+    """Return the float32 scale that makes `wanted` pixels of `size`; backends take the floor, in float32 or float64.
+
+    One unit in the last place more moves no interpolated sample visibly, but may choose another nearest pixel.
+    """
+    scale = np.float32(wanted / size)
+    for candidate in (scale, np.nextafter(scale, np.float32(np.inf))) if interpolates else (scale,):
+        if {math.floor(float(candidate) * size), math.floor(np.float32(size) * candidate)} == {wanted}:
+            return candidate
+    return None
 
 
 class ResizeByScales(GraphPass):

@@ -38,13 +38,13 @@ class OwnResizeConstants(GraphPass):
         shared = _shared(model)
         taken = set(model.graph.initializers)
         for node, i, value in shared:
-            array, stem, number = constant(value), value.name or "scales", 1
+            array, stem, number = np.asarray(constant(value)), value.name or "scales", 1
             while (name := f"{stem}_{number}") in taken:
                 number += 1
             taken.add(name)
-            tensor = ir.tensor(np.asarray(array), name=name)
+            tensor = ir.tensor(array, name=name)
             copy = ir.Value(
-                name=name, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype), const_value=tensor
+                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
             )
             model.graph.register_initializer(copy)
             node.replace_input_with(i, copy)

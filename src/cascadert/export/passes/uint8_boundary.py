@@ -10,12 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from cascadert.errors import PassError
-from cascadert.export.passes.base import GraphPass, constant, describe
+from cascadert.export.passes.base import REARRANGING, GraphPass, constant, describe
 
-_MOVES = frozenset(
-    ("Reshape", "Transpose", "Gather", "GatherND", "GatherElements", "Slice", "Squeeze", "Unsqueeze", "Flatten")
-    + ("Concat", "Split", "Expand", "Tile", "ScatterND", "ScatterElements", "Where", "Identity", "Pad", "Max", "Min")
-    + ("DepthToSpace", "SpaceToDepth")
+_MOVES = REARRANGING | frozenset(
+    ("Concat", "Split", "Expand", "Tile", "ScatterND", "ScatterElements", "Where", "Identity", "Pad", "Max", "Min")
 )
 _READERS = frozenset(("Cast", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Shape", "Size"))
 _UINT8 = ir.DataType.UINT8

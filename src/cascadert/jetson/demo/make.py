@@ -19,7 +19,7 @@ from cascadert.jetson.demo.pictures import Shown, draw_contact_sheet, draw_panel
 from cascadert.jetson.sinks import GifFile, ImageFolder, VideoFile
 from cascadert.pixels import planes_from_rgb
 from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, open_pipeline
-from cascadert.scenes import FRAMES_PER_S, Scene, SceneOptions, clip
+from cascadert.scenes import CLASS_NAMES, FRAMES_PER_S, Scene, SceneOptions, clip
 from cascadert.spec import CascadeSpec, ThresholdPolicy, load_spec
 
 if TYPE_CHECKING:
@@ -164,7 +164,10 @@ def _load(options: DemoOptions) -> CascadeSpec:
     spec = load_spec(options.spec)
     if spec.frame.cameras != 1 or not spec.stages[0].emit_entropy:
         found = f"{spec.frame.cameras} camera(s), emit_entropy = {str(spec.stages[0].emit_entropy).lower()}"
-        raise InvalidRequest(f"{options.spec}", found, "the demo shows one camera and the first stage's entropy")
+        raise InvalidRequest(str(options.spec), found, "give one camera and emit_entropy = true: the demo shows it")
+    if spec.num_classes != len(CLASS_NAMES):
+        found = f"has {spec.num_classes} classes where generated streets have {len(CLASS_NAMES)}"
+        raise InvalidRequest(str(options.spec), found, 'give a spec with classes = "cityscapes"')
     _theta(spec)
     return spec
 
@@ -172,8 +175,8 @@ def _load(options: DemoOptions) -> CascadeSpec:
 def _theta(spec: CascadeSpec) -> float:
     policies = [stage.select for stage in spec.stages[1:]]
     if len(policies) != 1 or not isinstance(policies[0], ThresholdPolicy):
-        found = f"decides by {[policy.policy for policy in policies if policy]}"
-        raise InvalidRequest(f"cascade '{spec.name}'", found, "the demo shows one decision, by a threshold")
+        found = f"decides by {', '.join(policy.policy for policy in policies if policy) or 'nothing'}"
+        raise InvalidRequest(f"cascade '{spec.name}'", found, "give one decision, by a threshold: the demo shows it")
     return policies[0].theta
 
 

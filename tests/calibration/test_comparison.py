@@ -1,0 +1,93 @@
+"""Comparisons that must pass, and above all those that must not."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cascadert.calibration.comparison import (
+    SCORE_LIMIT_BITS,
+    TIE_LOGITS,
+    Comparison,
+    compare_labels,
+    compare_order,
+    compare_values,
+)
+
+INF = math.inf
+
+
+def f32(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def i32(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "passed", "largest", "equal"),
+    [
+        (f32(1, 2), f32(1, 2), True, 0, 2),
+        (f32(1, 2), f32(1, 2 + 5e-5), True, 5e-5, 1),
+        (f32(1, 2), f32(1, 2 + 3e-4), False, 3e-4, 1),
+        (f32(1, -INF), f32(1, -INF), True, 0, 2),
+        (f32(1, -INF), f32(1, 0), False, INF, 1),
+        (f32(1, INF), f32(1, -INF), False, INF, 1),
+        (f32(1, 2), f32(1, math.nan), False, math.nan, 1),
+        (f32(1, math.nan), f32(1, math.nan), False, math.nan, 1),
+    ],
+)
+def test_values(wanted: np.ndarray, found: np.ndarray, passed: bool, largest: float, equal: int) -> None:
+    row = compare_values("fast", "scores", wanted, found)
+    assert (row.passed, row.equal, row.equal + row.different, row.elements) == (passed, equal, 2, 2)
+    assert row.largest == pytest.approx(largest, rel=0.01, nan_ok=True)
+    assert row.limit == f"{SCORE_LIMIT_BITS:g} bits"
+
+
+def test_labels_may_differ_on_ties_alone() -> None:
+    wanted, found = np.array([[0, 1, 2, 3]], np.uint8), np.array([[0, 2, 2, 1]], np.uint8)
+    row = compare_labels("fast", wanted, found, f32(0, TIE_LOGITS / 2, 9, TIE_LOGITS / 2)[None])
+    assert (row.equal, row.tied, row.different, row.passed) == (2, 2, 0, True)
+    row = compare_labels("fast", wanted, found, f32(0, TIE_LOGITS / 2, 9, TIE_LOGITS * 2)[None])
+    assert (row.equal, row.tied, row.different, row.passed) == (2, 1, 1, False)
+    assert row.found == "1 of 4 differ, 1 more are tied"
+    assert row.limit == "0 different, ties aside"
+    row = compare_labels("fast", wanted, found, f32(0, math.nan, 9, 0)[None])
+    assert not row.passed  # a margin that is not a number excuses nothing
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "scores", "tied", "different"),
+    [
+        ((2, 0, 1), (2, 0, 1), (3, 2, 1), 0, 0),
+        ((2, 0, 1), (0, 2, 1), (3, 3 - 5e-5, 1), 2, 0),
+        ((2, 0, 1), (0, 2, 1), (3, 2, 1), 0, 2),
+        ((2, 0, 1), (2, 1, 0), (3, -INF, -INF), 2, 0),
+        ((2, 0, 1), (1, 0, 2), (3, 2, -INF), 0, 2),
+        ((2, 0, 1), (0, 0, 1), (1, 1, 1), 0, 1),  # block 0 twice, block 2 never: no tie excuses that
+        ((2, 0, 1), (2, 0, 3), (1, 1, 1), 0, 1),  # no such block
+        ((2, 0, 1), (2, 0, -1), (1, 1, 1), 0, 1),
+        ((2, 0, 1), (0, 0, 0), (1, 1, 1), 0, 2),
+    ],
+)
+def test_orders_may_differ_on_ties_alone(wanted, found, scores, tied: int, different: int) -> None:
+    row = compare_order("fast", i32(*wanted), i32(*found), f32(*scores))
+    assert (row.tied, row.different, row.passed) == (tied, different, different == 0)
+    assert row.equal + row.tied + row.different == row.elements == 3
+
+
+def test_rows_of_several_frames_add_up_and_the_worst_stays() -> None:
+    good = Comparison("fast", "scores", 10, 9, 0, 1, largest=1e-6, mean=1e-7)
+    bad = Comparison("fast", "scores", 30, 10, 0, 20, largest=1e-2, mean=1e-3)
+    merged = Comparison.merged([good, bad])
+    assert (merged.elements, merged.equal, merged.different) == (40, 19, 21)
+    assert merged.mean == pytest.approx((10 * 1e-7 + 30 * 1e-3) / 40)
+    assert (merged.largest, merged.passed) == (1e-2, False)
+    nan = Comparison("fast", "scores", 10, 9, 0, 1, largest=math.nan, mean=math.nan)
+    for rows in ([good, nan], [nan, good]):
+        assert not Comparison.merged(rows).passed
+    integers = [Comparison("fast", "labels", 5, 5, 0, 0), Comparison("fast", "labels", 5, 3, 1, 1)]
+    merged = Comparison.merged(integers)
+    assert (merged.equal, merged.tied, merged.different, merged.largest, merged.mean) == (8, 1, 1, None, None)
+    assert not merged.passed
