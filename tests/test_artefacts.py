@@ -74,7 +74,9 @@ def test_a_swap_that_fails_leaves_the_old_one_whole(
         replace(source, target)
 
     monkeypatch.setattr(artefacts.os, "replace", fail)
-    with pytest.raises(BundleError, match=r": cannot be written \(No space left on device\); choose another output, or"):
+    with pytest.raises(
+        BundleError, match=r": cannot be written \(No space left on device\); choose another output, or"
+    ):
         write_folder(folder, {"thing.json": b"new"}, replace=True)
     assert len(calls) >= failing_call
     assert contents(folder) == CONTENT
@@ -138,7 +140,10 @@ def manifest(**changes: Any) -> str:
         (manifest(part={"path": "a", "sha256": "0" * 64, "bytes": -1}), r": part\.bytes: .*greater than or equal to 0"),
         (manifest(part={"path": "a\0b", "sha256": "0" * 64, "bytes": 1}), r": part\.path: String should match pattern"),
         (manifest(part={"path": "a"}), r": part\.sha256: Field required; write it anew$"),
-        (" " * (MAX_MANIFEST_BYTES + 1), rf": has {MAX_MANIFEST_BYTES + 1} bytes where {MAX_MANIFEST_BYTES} are the limit"),
+        (
+            " " * (MAX_MANIFEST_BYTES + 1),
+            rf": has {MAX_MANIFEST_BYTES + 1} bytes where {MAX_MANIFEST_BYTES} are the limit",
+        ),
     ],
 )
 def test_broken_manifests_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -173,7 +178,10 @@ def test_parts_are_read_whole(folder: Path) -> None:
         (make_part("parts/c.bin", b"aaaa"), r"thing/parts/c\.bin: is missing; write the artefact anew$"),
         (make_part("parts", b"aaaa"), r"thing/parts: is missing; write"),
         (make_part("parts/a.bin", b"aaa"), r"thing/parts/a\.bin: has 4 bytes, not 3; write the artefact anew$"),
-        (make_part("parts/a.bin", b"aaab"), r"thing/parts/a\.bin: was changed: sha256 61be55a8e2f6…, not [0-9a-f]{12}…; write"),
+        (
+            make_part("parts/a.bin", b"aaab"),
+            r"thing/parts/a\.bin: was changed: sha256 61be55a8e2f6…, not [0-9a-f]{12}…; write",
+        ),
         (make_part("../secret", b"key"), r"thing: \.\./secret: lies outside the folder; do not use this artefact$"),
         (make_part("parts/../../secret", b"key"), r"lies outside the folder"),
         (make_part("parts/../parts/a.bin", b"aaaa"), r"lies outside the folder"),

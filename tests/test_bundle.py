@@ -242,7 +242,10 @@ def _nested_extra(data: dict[str, Any]) -> None:
         (_outside, r"golden: \.\./fast\.onnx: lies outside the folder; do not use this artefact$"),
         (_dtype, r"bundle\.json: stages\.0\.outputs\.0\.dtype: Input should be 'uint8', .*; write it anew$"),
         (_nested_extra, r"bundle\.json: spec\.frame\.depth: Extra inputs are not permitted; write it anew$"),
-        (lambda d: d.update(schema="cascadert-bundle-2"), r"has schema 'cascadert-bundle-2'; this version reads 'cascadert-bundle-1'"),
+        (
+            lambda d: d.update(schema="cascadert-bundle-2"),
+            r"has schema 'cascadert-bundle-2'; this version reads 'cascadert-bundle-1'",
+        ),
         (lambda d: d.update(note="hi"), r"bundle\.json: note: Extra inputs are not permitted; write it anew$"),
         (lambda d: d.update(stages=[]), r"bundle\.json: stages: .*at least 1 item"),
         (lambda d: d.pop("spec"), r"bundle\.json: spec: Field required; write it anew$"),

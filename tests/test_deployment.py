@@ -29,7 +29,10 @@ def deploy(bundle: Bundle, path: Path, built_for: BuiltFor = CPU, replace: bool 
     engines = {name: graph.onnx for name, graph in bundle.graphs.items()}
     entries = tuple(
         EngineEntry(
-            stage=name, engine=engine_part(name, "engine", engine), graph_sha256=bundle.graphs[name].sha256, build_seconds=0.5
+            stage=name,
+            engine=engine_part(name, "engine", engine),
+            graph_sha256=bundle.graphs[name].sha256,
+            build_seconds=0.5,
         )
         for name, engine in engines.items()
     )
@@ -52,7 +55,9 @@ def test_what_is_written_is_read(toy_bundle: Bundle, tmp_path: Path) -> None:
     assert open_artefact(toy_bundle.path) == toy_bundle
 
 
-def test_a_deployment_for_the_cpu_gives_the_labels_of_its_bundle(toy_bundle: Bundle, tmp_path: Path, toy_frames) -> None:
+def test_a_deployment_for_the_cpu_gives_the_labels_of_its_bundle(
+    toy_bundle: Bundle, tmp_path: Path, toy_frames
+) -> None:
     with open_pipeline(toy_bundle) as one, open_pipeline(deploy(toy_bundle, tmp_path / "cpu")) as other:
         a, b = one.infer(toy_frames[0]), other.infer(toy_frames[0])
     assert a.runs[1].n == b.runs[1].n
@@ -61,7 +66,9 @@ def test_a_deployment_for_the_cpu_gives_the_labels_of_its_bundle(toy_bundle: Bun
 
 def test_a_deployment_for_a_gpu_is_not_executed(toy_bundle: Bundle, tmp_path: Path) -> None:
     deployment = deploy(toy_bundle, tmp_path / "rtx", RTX)
-    with pytest.raises(DeploymentError, match=r"rtx: was built for rtx-30 \(tensorrt-rtx\), which this version .*; run the"):
+    with pytest.raises(
+        DeploymentError, match=r"rtx: was built for rtx-30 \(tensorrt-rtx\), which this version .*; run the"
+    ):
         open_pipeline(deployment)
 
 

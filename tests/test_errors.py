@@ -50,6 +50,8 @@ def test_error_survives_a_pickle(cls: type[CascadertError]) -> None:
 
 
 def test_missing_extra_names_module_and_command() -> None:
-    with pytest.raises(MissingExtra, match=r"^to fly: the Python module 'no_such_thing' is not installed; .*cascadert\[x\]"):
+    with pytest.raises(
+        MissingExtra, match=r"^to fly: the Python module 'no_such_thing' is not installed; .*cascadert\[x\]"
+    ):
         import_extra("no_such_thing", "x", "to fly")
     assert import_extra("json.decoder", "x", "to read").__name__ == "json.decoder"

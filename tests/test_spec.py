@@ -77,7 +77,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("stages.0.preprocessing", {"std": [0.2, 0.0, 0.2]}, r"stages\[0\]\.preprocessing: std must be positive, found"),
     ("stages.0.preprocessing", {"mean": [float("nan"), 0, 0]}, r"preprocessing\.mean\[0\]: found nan; .*finite"),
     # selection
-    ("stages.1.select", {"policy": "random"}, r"stages\[1\]\.select: found \{'policy': 'random'\}; .*'threshold', 'top-k'"),
+    (
+        "stages.1.select",
+        {"policy": "random"},
+        r"stages\[1\]\.select: found \{'policy': 'random'\}; .*'threshold', 'top-k'",
+    ),
     ("stages.1.select", {"theta": 0.5}, r"stages\[1\]\.select: found \{'theta': 0\.5\}; .*'policy'"),
     ("stages.1.select", {"policy": "threshold"}, r"stages\[1\]\.select\.threshold\.theta: is missing; add it"),
     ("stages.1.select", {"policy": "threshold", "theta": float("inf")}, r"theta: found inf; .*finite"),

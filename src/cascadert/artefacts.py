@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, TypeVar
 
@@ -55,6 +55,18 @@ def make_part(path: str, content: bytes) -> Part:
     return Part(path=path, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
 
 
+def check_output(folder: Path, manifests: Collection[str], *, replace: bool = False) -> None:
+    """Check that an artefact with one of `manifests` may be written to `folder`, before the work that makes it.
+
+    Raises:
+        InvalidRequest: something is there already and `replace` is false, or what is there is not such an artefact.
+    """
+    if folder.exists() and not replace:
+        raise InvalidRequest(str(folder), "exists already", "choose another output, or pass --force to replace it")
+    if folder.exists() and not _is_artefact(folder, manifests):
+        raise InvalidRequest(str(folder), "is not an artefact of this kind", "choose another output")
+
+
 def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write a folder of files so that a reader sees all of it or none.
 
@@ -67,10 +79,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = Fa
         InvalidRequest: something is there already and `replace` is false, or what is there is not such an artefact.
         BundleError: the file system refuses.
     """
-    if folder.exists() and not replace:
-        raise InvalidRequest(str(folder), "exists already", "choose another output, or pass --force to replace it")
-    if folder.exists() and not _is_artefact(folder, {name for name in files if name.endswith(".json")}):
-        raise InvalidRequest(str(folder), "is not an artefact of this kind", "choose another output")
+    check_output(folder, {name for name in files if name.endswith(".json")}, replace=replace)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _write_and_swap(folder, files)
@@ -79,7 +88,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = Fa
         raise BundleError(str(folder), found, "choose another output, or mend the cause") from error
 
 
-def _is_artefact(folder: Path, manifests: set[str]) -> bool:
+def _is_artefact(folder: Path, manifests: Collection[str]) -> bool:
     """Whether `folder` may be replaced: it is empty or holds one of the manifests."""
     if not folder.is_dir():
         return False

@@ -29,7 +29,7 @@ def i32(*values: int) -> np.ndarray:
     ("wanted", "found", "passed", "largest", "equal"),
     [
         (f32(1, 2), f32(1, 2), True, 0, 2),
-        (f32(1, 2), f32(1, 2 + 5e-5), True, 5e-5, 1),
+        (f32(1, 2), f32(1, 2 + 5e-5), True, 5e-5, 2),
         (f32(1, 2), f32(1, 2 + 3e-4), False, 3e-4, 1),
         (f32(1, -INF), f32(1, -INF), True, 0, 2),
         (f32(1, -INF), f32(1, 0), False, INF, 1),
@@ -43,6 +43,28 @@ def test_values(wanted: np.ndarray, found: np.ndarray, passed: bool, largest: fl
     assert (row.passed, row.equal, row.equal + row.different, row.elements) == (passed, equal, 2, 2)
     assert row.largest == pytest.approx(largest, rel=0.01, nan_ok=True)
     assert row.limit == f"{SCORE_LIMIT_BITS:g} bits"
+
+
+@pytest.mark.parametrize(
+    ("found", "spread", "tied", "different"),
+    [
+        (2.003, 0.002, 1, 0),
+        (2.003, 0.001, 0, 1),
+        (2.003, f32(0.5, 0.001), 0, 1),  # the doubt about another value excuses nothing
+        (2.003, f32(0.0, 0.002), 1, 0),
+        (math.nan, INF, 0, 1),
+    ],
+)
+def test_values_are_tied_within_twice_the_spread_of_the_reference(found, spread, tied: int, different: int) -> None:
+    row = compare_values("fast", "scores", f32(1, 2), f32(1, found), spread)
+    assert (row.equal, row.tied, row.different, row.passed) == (1, tied, different, different == 0)
+
+
+def test_orders_are_tied_within_twice_the_spread_of_the_scores() -> None:
+    wanted, found, scores = i32(2, 0, 1), i32(0, 2, 1), f32(3, 2.99, 1)
+    assert compare_order("fast", wanted, found, scores, 0.006).tied == 2
+    assert compare_order("fast", wanted, found, scores, 0.004).different == 2
+    assert compare_order("fast", wanted, i32(0, 0, 1), scores, 9.0).different == 1
 
 
 def test_labels_may_differ_on_ties_alone() -> None:

@@ -60,9 +60,21 @@ def test_unlabelled_pixels_do_not_count_whatever_is_predicted_there() -> None:
 @pytest.mark.parametrize(
     ("prediction", "truth", "message"),
     [
-        (labels([0, 1]), labels([0], [1]), r"^prediction and truth: have different shapes, \[1, 2\] against \[2, 1\]; fit one"),
-        (labels([0, 1]), labels([0, 7]), r"^truth: holds label 7 where there are 2 classes; check the class set \(trainIds"),
-        (labels([0, 255]), labels([0, 1]), r"^prediction: holds label 255 where there are 2 classes; check the class set"),
+        (
+            labels([0, 1]),
+            labels([0], [1]),
+            r"^prediction and truth: have different shapes, \[1, 2\] against \[2, 1\]; fit",
+        ),
+        (
+            labels([0, 1]),
+            labels([0, 7]),
+            r"^truth: holds label 7 where there are 2 classes; check the class set \(trainIds",
+        ),
+        (
+            labels([0, 255]),
+            labels([0, 1]),
+            r"^prediction: holds label 255 where there are 2 classes; check the class set",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(prediction: np.ndarray, truth: np.ndarray, message: str) -> None:
@@ -76,7 +88,7 @@ def test_error_map_by_hand() -> None:
     assert error_map(PREDICTION, TRUTH).tolist() == [[False, True, False, False], [False, False, True, False]]
 
 
-# Four blocks of 2x2. Block 0: accurate is better. Block 1: a tie. Block 2: fast is better. Block 3: a tie, but for void.
+# Four blocks of 2x2. Block 0: accurate wins. Block 1: a tie. Block 2: fast is better. Block 3: a tie without its void.
 GRID = Grid(4, 4, (2, 2), (2, 2))
 FOUR_TRUTH = labels([1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 255], [1, 1, 1, 255])
 FOUR_FAST = labels([0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 0])

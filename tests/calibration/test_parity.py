@@ -1,6 +1,5 @@
 """Parity passes where it should, and fails where it must."""
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -22,10 +21,13 @@ from cascadert.export.compile import export_bundle
 ONE = ParityOptions(frames=1, threads=1)
 
 
-def rewritten(bundle: Bundle, path: Path, change: Callable[[dict[str, Any]], None], onnx_of: dict[str, bytes] | None = None) -> Bundle:
+def rewritten(
+    bundle: Bundle, path: Path, change: Callable[[dict[str, Any]], None], onnx_of: dict[str, bytes] | None = None
+) -> Bundle:
     """Write a bundle with a changed manifest or changed graphs, all hashes in order."""
     graphs = {
-        name: dataclasses.replace(graph, onnx=(onnx_of or {}).get(name, graph.onnx)) for name, graph in bundle.graphs.items()
+        name: dataclasses.replace(graph, onnx=(onnx_of or {}).get(name, graph.onnx))
+        for name, graph in bundle.graphs.items()
     }
     data = json.loads(bundle.manifest.to_json())
     for stage in data["stages"]:
@@ -47,7 +49,13 @@ def test_the_toy_cascade_passes(toy_bundle: Bundle) -> None:
     report.check()
     assert report.passed
     assert done == [1, 2]
-    ports = [("fast", "labels"), ("fast", "scores"), ("fast", "order"), ("accurate", "labels"), ("end to end", "labels")]
+    ports = [
+        ("fast", "labels"),
+        ("fast", "scores"),
+        ("fast", "order"),
+        ("accurate", "labels"),
+        ("end to end", "labels"),
+    ]
     assert [(row.stage, row.port) for row in report.rows] == ports
     assert all(row.elements == 2 * (15 if row.port in ("scores", "order") else 40 * 56) for row in report.rows)
     assert report.blocks == 15
@@ -60,7 +68,9 @@ def test_the_toy_cascade_passes(toy_bundle: Bundle) -> None:
     assert [row["passed"] for row in data["rows"]] == [True] * 5
 
 
-def test_chains_cameras_and_given_frames_pass(chain_bundle: Bundle, cameras_bundle: Bundle, toy_frames: np.ndarray) -> None:
+def test_chains_cameras_and_given_frames_pass(
+    chain_bundle: Bundle, cameras_bundle: Bundle, toy_frames: np.ndarray
+) -> None:
     chain = check_parity(chain_bundle, options=ONE)
     chain.check()
     assert ("middle", "scores") in {(row.stage, row.port) for row in chain.rows}
@@ -108,7 +118,9 @@ def test_nothing_selected_is_vacuous(toy_bundle: Bundle, tmp_path: Path) -> None
     assert not report.passed
     assert report.selected == {"accurate": (0,)}
     assert all(row.passed for row in report.rows)
-    with pytest.raises(ParityError, match=r"^parity: is vacuous: stage 'accurate' refined no block; give other frames or weights$"):
+    with pytest.raises(
+        ParityError, match=r"^parity: is vacuous: stage 'accurate' refined no block; give other frames or weights$"
+    ):
         report.check()
 
 
@@ -142,7 +154,9 @@ def test_weights_that_changed_since_export_are_noticed(toy_bundle: Bundle, moved
     state = safetensors.torch.load_file(path)
     state["3.bias"][0] += 1e-3
     safetensors.torch.save_file(state, path)
-    message = r"stage 'accurate': its weights in .*moved are not the ones that were exported; export again, or restore them$"
+    message = (
+        r"stage 'accurate': its weights in .*moved are not the ones that were exported; export again, or restore them$"
+    )
     with pytest.raises(BundleError, match=message):
         check_parity(toy_bundle, options=dataclasses.replace(ONE, spec=moved))
 
@@ -150,14 +164,18 @@ def test_weights_that_changed_since_export_are_noticed(toy_bundle: Bundle, moved
 def test_a_spec_that_is_gone_is_asked_for(toy_bundle: Bundle, moved: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     bundle = rewritten(toy_bundle, tmp_path / "out", lambda data: data.update(spec_folder=str(gone)))
-    with pytest.raises(BundleError, match=rf"was exported from {gone}, which is not there; pass --spec with its present"):
+    with pytest.raises(
+        BundleError, match=rf"was exported from {gone}, which is not there; pass --spec with its present"
+    ):
         check_parity(bundle, options=ONE)
     check_parity(bundle, options=dataclasses.replace(ONE, spec=moved)).check()
     with pytest.raises(SpecError, match=r"none\.toml: cannot be read"):
         check_parity(bundle, options=dataclasses.replace(ONE, spec=tmp_path / "none.toml"))
 
 
-def test_random_weights_can_be_checked_too(toy_folder: Path, toy_data: dict[str, Any], toy_bundle: Bundle, tmp_path: Path) -> None:
+def test_random_weights_can_be_checked_too(
+    toy_folder: Path, toy_data: dict[str, Any], toy_bundle: Bundle, tmp_path: Path
+) -> None:
     """The seed is in the manifest: the same networks are built again, or the difference is noticed."""
 
     def seeded(data: dict[str, Any]) -> None:

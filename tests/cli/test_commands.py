@@ -161,7 +161,9 @@ class TestParity:
     def test_what_shows_nothing_fails(self, call, toy_bundle, tmp_path):
         shutil.copytree(toy_bundle.path, tmp_path / "bundle")
         manifest = tmp_path / "bundle" / "bundle.json"
-        manifest.write_text(manifest.read_text().replace('"theta": 0.95', '"theta": 95'))
+        data = json.loads(manifest.read_text())
+        data["spec"]["stages"][1]["select"]["theta"] = data["stages"][1]["select"]["policy"]["theta"] = 95
+        manifest.write_text(json.dumps(data))
         result = call("parity", tmp_path / "bundle", "--count", "1", code=1)
         assert re.match(r"error: parity: is vacuous: stage 'accurate' refined no block; give other", result.stderr)
 

@@ -98,6 +98,7 @@ def test_sorting_is_descending_and_ties_keep_the_order_of_blocks() -> None:
     scores, order = sort_blocks(torch.tensor([0.5, 2.0, 0.5, -math.inf, 2.0, -math.inf, 0.5]))
     assert order.dtype == torch.int32
     assert order.tolist() == [1, 4, 0, 2, 6, 3, 5]
+    assert sort_blocks(torch.ones(1000))[1].tolist() == list(range(1000))
     assert scores.tolist() == [2.0, 2.0, 0.5, 0.5, 0.5, -math.inf, -math.inf]
 
 
@@ -139,6 +140,15 @@ def test_pixel_formats_agree_on_the_same_picture() -> None:
     # A chroma step is up to 2.03 levels of blue, and both planes are rounded by half a step.
     levels = (_normalised(rgb, "nv12") - wanted).abs() * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
     assert levels.max() < 0.5 * (1.164383 + 2.017232) + 1e-3
+
+
+def test_nv12_beyond_the_gamut_is_clamped() -> None:
+    corners = [(y, u, v) for y in (0, 16, 235, 255) for u in (0, 128, 255) for v in (0, 128, 255)]
+    pixels = torch.tensor(corners, dtype=torch.uint8).view(1, 4, 9, 3)
+    raw = Normalise("nv12", Preprocessing(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255)))(pixels)
+    assert (raw.min().item(), raw.max().item()) == pytest.approx((0, 255), abs=1e-3)
+    assert raw[0, :, 0, 4].tolist() == [0, 0, 0]  # y = 0 is blacker than black
+    assert raw[0, :, 2, 4].tolist() == pytest.approx([255, 255, 255], abs=0.01)
 
 
 def test_alpha_is_left_out() -> None:

@@ -73,7 +73,9 @@ def test_a_network_in_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "toy_package" / "nets.py").write_text(USER_CODE)
     network = build_network(stage("toy_package.nets:Net", classes=3), Path("elsewhere"))
     assert type(network).__module__ == "toy_package.nets"
-    assert isinstance(build_network(stage("torch.nn:Conv2d", in_channels=3, out_channels=4, kernel_size=1), folder), nn.Conv2d)
+    assert isinstance(
+        build_network(stage("torch.nn:Conv2d", in_channels=3, out_channels=4, kernel_size=1), folder), nn.Conv2d
+    )
 
 
 def test_our_networks_go_by_their_names(folder: Path) -> None:
@@ -86,19 +88,27 @@ def test_our_networks_go_by_their_names(folder: Path) -> None:
     [
         (stage("enot"), r"model = \"enot\": is not a known network; choose one of enet, .*or \"module:callable\"$"),
         (stage("none.py:Net"), r"importing it raised FileNotFoundError: no file .*none\.py; mend the path$"),
-        (stage("no.such.package:Net"), r"importing it raised ModuleNotFoundError: No module named 'no'; mend the path$"),
+        (
+            stage("no.such.package:Net"),
+            r"importing it raised ModuleNotFoundError: No module named 'no'; mend the path$",
+        ),
         (stage("broken.py:Net"), r"importing it raised ModuleNotFoundError: No module named 'no_such_module'; mend"),
         (stage("wrong.py:f"), r"importing it raised SyntaxError: .*line 1\)?; mend the path$"),
         (stage("mine.py:Nat"), r"'mine\.py' has no callable 'Nat'; mend the name$"),
         (stage("mine.py:NOT_CALLABLE"), r"'mine\.py' has no callable 'NOT_CALLABLE'; mend the name$"),
         (stage("mine.py:Net"), r"raised TypeError: .*missing 1 required .*'classes'; mend args or the model$"),
-        (stage("mine.py:Net", classes=3, depth=2), r"raised TypeError: .*unexpected .*'depth'; mend args or the model$"),
+        (
+            stage("mine.py:Net", classes=3, depth=2),
+            r"raised TypeError: .*unexpected .*'depth'; mend args or the model$",
+        ),
         (stage("mine.py:Net", classes=-3), r"raised RuntimeError: .*; mend args or the model$"),
         (stage("mine.py:number"), r"returned int; return a torch\.nn\.Module$"),
     ],
 )
 def test_networks_that_cannot_be_built_are_named(folder: Path, spec: StageSpec, message: str) -> None:
-    with pytest.raises(NetworkError, match=r"^stage 'fast': model = \".+\": .*" + message.removeprefix(r"model = \"enot\": ")):
+    with pytest.raises(
+        NetworkError, match=r"^stage 'fast': model = \".+\": .*" + message.removeprefix(r"model = \"enot\": ")
+    ):
         build_network(spec, folder)
 
 
@@ -173,7 +183,10 @@ WRONG = [
     (_mis_shaped, r"'b\.weight' is \[19, 4, 1, 1\] where the network has \[3, 4, 1, 1\]; check args, for instance"),
     (_not_finite, r"'norm\.running_var' holds NaN or infinity; train it again or take an earlier file$"),
     (_infinite, r"'a\.weight' holds NaN or infinity; train it again"),
-    (_checkpoint, r"is not a state dict but holds \['epoch', 'optimizer', 'state_dict'\]; save model\.state_dict\(\) alone$"),
+    (
+        _checkpoint,
+        r"is not a state dict but holds \['epoch', 'optimizer', 'state_dict'\]; save model\.state_dict\(\) alone$",
+    ),
     (lambda _: [1, 2], r"is not a state dict but holds list; save model\.state_dict\(\) alone$"),
     (lambda _: torch.zeros(3), r"is not a state dict but holds Tensor; save"),
     (_mixed_keys, r"is not a state dict but holds .*; save"),
@@ -191,7 +204,9 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, damage, message: str)
 
 
 def test_missing_weights_are_named(folder: Path) -> None:
-    with pytest.raises(WeightsError, match=r"none\.pt: there is no such file; mend weights in the spec, or pass --random"):
+    with pytest.raises(
+        WeightsError, match=r"none\.pt: there is no such file; mend weights in the spec, or pass --random"
+    ):
         load_weights(net(folder), folder / "none.pt")
 
 
@@ -210,7 +225,9 @@ class Bomb:
 def test_a_pickle_never_runs(folder: Path, name: str, legacy: bool) -> None:
     path, crater = folder / name, folder / "crater"
     torch.save({"a": torch.zeros(1), "b": Bomb(crater)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(WeightsError, match=r": cannot be read: .*; give safetensors, or torch\.save\(model\.state_dict"):
+    with pytest.raises(
+        WeightsError, match=r": cannot be read: .*; give safetensors, or torch\.save\(model\.state_dict"
+    ):
         load_weights(net(folder), path)
     path.write_bytes(pickle.dumps(Bomb(crater)))
     with pytest.raises(WeightsError, match=": cannot be read: "):
@@ -221,7 +238,11 @@ def test_a_pickle_never_runs(folder: Path, name: str, legacy: bool) -> None:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=60), suffix=st.sampled_from([".pt", ".safetensors"]), prefix=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04"]))
+@given(
+    data=st.binary(max_size=60),
+    suffix=st.sampled_from([".pt", ".safetensors"]),
+    prefix=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04"]),
+)
 def test_any_bytes_are_refused_in_one_line(folder: Path, data: bytes, suffix: str, prefix: bytes) -> None:
     path = folder / f"bytes{suffix}"
     path.write_bytes(prefix + data)
@@ -237,5 +258,5 @@ def test_truncated_files_are_refused(folder: Path, suffix: str, keep: float) -> 
     (safetensors.torch.save_file if suffix == ".safetensors" else torch.save)(network.state_dict(), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(WeightsError, match="cannot be read: .*; give safetensors"):
+    with pytest.raises(WeightsError, match=r"cannot be read: .*; give safetensors"):
         load_weights(network, path)

@@ -69,5 +69,7 @@ def test_networks_that_cannot_decide_are_refused(pixels: torch.Tensor) -> None:
     with pytest.raises(NetworkError, match=r"^stage 'fast': has no layer whose weights could be random; give weights$"):
         prepare("fast", nn.ReLU(), pixels)
     flat = nn.Sequential(_plain(), nn.Softmax(dim=1))  # probabilities as logits: nothing can make them certain
-    with pytest.raises(NetworkError, match=r"^stage 'fast': random weights reach a mean entropy of .* bits, not 1; give"):
+    with pytest.raises(
+        NetworkError, match=r"^stage 'fast': random weights reach a mean entropy of .* bits, not 1; give"
+    ):
         prepare("fast", flat.eval(), pixels)

@@ -85,10 +85,10 @@ def blocks_by_hand(network: nn.Module, frame: Tensor, spec: CascadeSpec, halo: i
     padded = np.pad(frame.numpy(), ((0, 0), (halo, halo), (halo, halo), (0, 0)), mode="edge")
     for camera in range(len(frame)):
         for index in range(grid.size):
-            (y, x, bottom, right), (t, l, b, r) = grid.box(index), grid.owned_box(index)
+            (y, x, bottom, right), (t, a, b, c) = grid.box(index), grid.owned_box(index)
             patch = torch.from_numpy(padded[camera : camera + 1, y : bottom + 2 * halo, x : right + 2 * halo].copy())
             labels = whole_by_hand(network, patch)[1][0, halo : halo + bottom - y, halo : halo + right - x]
-            out[camera, t:b, l:r] = labels[t - y : b - y, l - x : r - x]
+            out[camera, t:b, a:c] = labels[t - y : b - y, a - x : c - x]
     return out
 
 
@@ -105,7 +105,7 @@ def test_first_stage_equals_the_paper_by_hand(parts) -> None:
     assert_same_up_to_ties(labels, by_hand, stages[0].margins(frame))
     entropy = entropy_bits(logits)[0]
     grid = spec.make_grid()
-    means = torch.stack([entropy[t:b, l:r].mean() for t, l, b, r in map(grid.box, range(grid.size))])
+    means = torch.stack([entropy[t:b, a:c].mean() for t, a, b, c in map(grid.box, range(grid.size))])
     assert sorted(order.tolist()) == list(range(grid.size))
     assert (scores[:-1] >= scores[1:]).all()
     assert torch.allclose(scores, means[order.long()], atol=1e-5)
@@ -142,6 +142,22 @@ def test_negative_theta_equals_the_accurate_network_block_by_block(parts, halo: 
     assert_same_up_to_ties(labels, blocks_by_hand(networks["accurate"], frame, spec, halo), margins)
 
 
+@pytest.mark.parametrize("merge", ["owner", "average"])
+def test_a_batch_of_blocks_equals_its_blocks_one_by_one(parts, merge: str) -> None:
+    def apart(data: dict[str, Any]) -> None:
+        data["stages"][1]["merge"] = merge
+        data["grid"] = {"block": [20, 14]}
+
+    _, _, (first, refine), frame = parts(apart)
+    fast, _, order = first(frame)
+    at_once = refine(frame, order, fast)[0]
+    one_by_one = fast
+    for index in order:
+        one_by_one = refine(frame, index[None], one_by_one)[0]
+    assert_same_up_to_ties(one_by_one, at_once, refine.margins(frame, order, fast))
+    assert not torch.equal(at_once, fast)
+
+
 def test_theta_above_log2_k_equals_the_fast_network(parts) -> None:
     _, _, stages, frame = parts()
     labels, (n,) = run_by_rule(stages, frame, [math.log2(4) + 1e-3])
@@ -151,7 +167,7 @@ def test_theta_above_log2_k_equals_the_fast_network(parts) -> None:
 
 def test_blocks_fall_as_theta_rises_and_all_else_stays_fast(parts) -> None:
     spec, _, stages, frame = parts()
-    fast, scores, order = stages[0](frame)
+    fast, _, order = stages[0](frame)
     counts = [run_by_rule(stages, frame, [theta])[1][0] for theta in np.linspace(-0.1, 2.1, 23)]
     assert counts == sorted(counts, reverse=True)
     assert {counts[0], counts[-1]} == {spec.make_grid().size, 0}

@@ -28,6 +28,7 @@ def test_letterbox_margins_never_reach_the_labels(source, target):
     margin = plan.apply(np.full((*source, 3), 200, np.uint8))[..., 0] == 0
     labels = np.where(margin, 99, 3).astype(np.uint8)
     assert set(np.unique(plan.invert(labels))) == {3}
+    np.testing.assert_array_equal(plan.ignore_margins(labels), np.where(margin, 255, 3))
 
 
 @given(source=SIZES, target=SIZES)

@@ -63,7 +63,7 @@ def test_the_statistics_file_says_what_the_summary_does(toy_bundle, streets, tmp
     assert written == json.loads(summary.to_json())
     assert written["schema"] == "cascadert-run-1"
     assert written["frame_count"] == len(written["frames"]) == 2
-    assert written["policies"] == {"accurate": {"policy": "threshold", "theta": 0.95}}
+    assert written["policies"] == {"accurate": toy_bundle.spec.stages[1].select.model_dump()}
     assert [frame["name"] for frame in written["frames"]] == ["s0", "s1"]
     assert all(frame["latency_ms"] > 0 for frame in written["frames"])
     assert written["mean_ms"] == pytest.approx(np.mean([frame["latency_ms"] for frame in written["frames"]]), abs=2e-3)
@@ -104,7 +104,9 @@ def test_a_video_source(toy_bundle, save_video, tmp_path):
 def test_labels_have_the_size_of_their_source(toy_bundle, save_images, tmp_path):
     shutil.copytree(toy_bundle.path, tmp_path / "bundle")
     manifest = tmp_path / "bundle" / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"fit": "none"', '"fit": "letterbox"'))
+    data = json.loads(manifest.read_text())
+    data["spec"]["frame"]["fit"] = "letterbox"
+    manifest.write_text(json.dumps(data))
     folder = save_images("a.png", "b.png", size=(60, 70))[0].parent
     run(tmp_path / "bundle", folder, RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay"))
     assert {image.shape for image in read_labels(tmp_path / "labels").values()} == {(60, 70)}

@@ -44,7 +44,9 @@ def test_outputs_are_written_in_place_and_inputs_left_alone(
     assert all(np.array_equal(before[name], bindings[name].array) for name in ("frame", "indices", "prior_labels"))
 
 
-def test_every_count_of_blocks_runs(stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer], toy_bundle: Bundle) -> None:
+def test_every_count_of_blocks_runs(
+    stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer], toy_bundle: Bundle
+) -> None:
     order = np.arange(toy_bundle.spec.make_grid().size, dtype=np.int32)
     changed = []
     for n in range(1, len(order) + 1):
@@ -59,8 +61,16 @@ def test_every_count_of_blocks_runs(stage: OnnxRuntimeExecutable, bindings: dict
     [
         ("frame", None, r"^stage 'accurate': frame uint8 \[1, 40, 56, 3\]: is not bound to a buffer; bind every input"),
         ("labels", None, r"^stage 'accurate': labels uint8 \[1, 40, 56\]: is not bound to a buffer"),
-        ("frame", np.zeros((1, 56, 40, 3), np.uint8), r"frame uint8 \[1, 40, 56, 3\]: is bound to uint8 \[1, 56, 40, 3\]; bind"),
-        ("frame", np.zeros((40, 56, 3), np.uint8), r"is bound to uint8 \[40, 56, 3\]; bind a buffer of this type and shape$"),
+        (
+            "frame",
+            np.zeros((1, 56, 40, 3), np.uint8),
+            r"frame uint8 \[1, 40, 56, 3\]: is bound to uint8 \[1, 56, 40, 3\]; bind",
+        ),
+        (
+            "frame",
+            np.zeros((40, 56, 3), np.uint8),
+            r"is bound to uint8 \[40, 56, 3\]; bind a buffer of this type and shape$",
+        ),
         ("indices", np.zeros(3, np.int64), r"indices int32 \[n\]: is bound to int64 \[3\]; bind a buffer of this type"),
         ("labels", np.zeros((1, 40, 56), np.int32), r"labels uint8 \[1, 40, 56\]: is bound to int32 \[1, 40, 56\]"),
     ],
@@ -88,7 +98,9 @@ def test_a_dynamic_dimension_is_the_same_everywhere(stage: OnnxRuntimeExecutable
 
 def test_a_failure_while_running_names_the_stage(stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer]) -> None:
     bindings["indices"] = HostBuffer(np.array([9999], np.int32), "int32")
-    with pytest.raises(ExecutionError, match=r"^stage 'accurate': ONNX Runtime failed: .*; check the frame and the bundle$"):
+    with pytest.raises(
+        ExecutionError, match=r"^stage 'accurate': ONNX Runtime failed: .*; check the frame and the bundle$"
+    ):
         stage.enqueue(bindings, STREAM)
 
 
@@ -96,7 +108,9 @@ def test_a_failure_while_running_names_the_stage(stage: OnnxRuntimeExecutable, b
 def test_truncated_graphs_are_refused(toy_bundle: Bundle, keep: float) -> None:
     graph = toy_bundle.graphs["fast"]
     size = keep if isinstance(keep, int) else int(len(graph.onnx) * keep)
-    with pytest.raises(GraphError, match=r"^stage 'fast': ONNX Runtime refuses its graph: .*; export it anew$") as caught:
+    with pytest.raises(
+        GraphError, match=r"^stage 'fast': ONNX Runtime refuses its graph: .*; export it anew$"
+    ) as caught:
         OnnxRuntimeExecutable("fast", dataclasses.replace(graph, onnx=graph.onnx[:size]))
     assert "\n" not in str(caught.value)
 

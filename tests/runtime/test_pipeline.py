@@ -40,7 +40,9 @@ def nv12(frame: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @torch.inference_mode()
-def torch_labels(stages: tuple[Stage, ...], planes: Mapping[str, np.ndarray], counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def torch_labels(
+    stages: tuple[Stage, ...], planes: Mapping[str, np.ndarray], counts: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the modules themselves with the given numbers of blocks, and how clear each was."""
     tensors = [torch.from_numpy(plane) for plane in planes.values()]
     labels, _, order = stages[0](*tensors)
@@ -60,7 +62,9 @@ def assert_same_labels(result: Result, wanted: np.ndarray, margins: np.ndarray) 
 
 
 @pytest.mark.parametrize("theta", [-1, 0.5, 0.9, 1.0, 1.1, 9])
-def test_the_cascade_equals_torch(pipeline: Pipeline, toy_bundle: Bundle, toy_folder: Path, toy_frames: np.ndarray, theta: float) -> None:
+def test_the_cascade_equals_torch(
+    pipeline: Pipeline, toy_bundle: Bundle, toy_folder: Path, toy_frames: np.ndarray, theta: float
+) -> None:
     stages = reference_stages(toy_bundle.spec, toy_folder)
     for frame in toy_frames:
         result = pipeline.infer(frame, {"accurate": ThresholdPolicy(theta=theta)})
@@ -110,7 +114,11 @@ def test_policies_hold_for_one_frame_or_from_now_on(toy_bundle: Bundle, toy_fram
 
 def test_the_same_frame_twice_gives_the_same_bits(pipeline: Pipeline, toy_frames: np.ndarray) -> None:
     first, _, again = pipeline.stream([toy_frames[0], toy_frames[1], toy_frames[0]])
-    assert set(first.tensors) == set(again.tensors) == {f"fast.{n}" for n in ("labels", "scores", "order")} | {"accurate.labels"}
+    assert (
+        set(first.tensors)
+        == set(again.tensors)
+        == {f"fast.{n}" for n in ("labels", "scores", "order")} | {"accurate.labels"}
+    )
     for name, array in first.tensors.items():
         assert array.tobytes() == again.tensors[name].tobytes(), name
     assert first.labels.tobytes() == again.labels.tobytes()
@@ -163,7 +171,10 @@ def test_times_are_plausible(pipeline: Pipeline, toy_frames: np.ndarray) -> None
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: f[:, :40], r"^frame: is uint8 \[40, 40, 3\]; give uint8 \[1, 40, 56, 3\], or have the source fitted"),
+        (
+            lambda f: f[:, :40],
+            r"^frame: is uint8 \[40, 40, 3\]; give uint8 \[1, 40, 56, 3\], or have the source fitted",
+        ),
         (lambda f: f.astype(np.float32), r"^frame: is float32 \[40, 56, 3\]; give uint8 \[1, 40, 56, 3\]"),
         (lambda f: f[..., :1], r"^frame: is uint8 \[40, 56, 1\]; give uint8"),
         (lambda f: f[..., 0], r"^frame: is uint8 \[40, 56\]; give uint8"),
@@ -189,7 +200,9 @@ def test_nv12_planes_that_do_not_fit_are_refused(chain: Pipeline, toy_frames: np
 
 
 @pytest.mark.parametrize("stage", ["fast", "refine"])
-def test_policies_for_stages_without_a_decision_are_refused(pipeline: Pipeline, toy_frames: np.ndarray, stage: str) -> None:
+def test_policies_for_stages_without_a_decision_are_refused(
+    pipeline: Pipeline, toy_frames: np.ndarray, stage: str
+) -> None:
     message = rf"^policy for stage '{stage}': makes no decision; stages that do: accurate$"
     with pytest.raises(InvalidRequest, match=message):
         pipeline.infer(toy_frames[0], {stage: NEVER})
@@ -214,7 +227,7 @@ def test_a_stage_that_fails_fails_the_frame_and_not_the_next(toy_bundle: Bundle,
         wanted = good.infer(toy_frames[0], {"accurate": NEVER}).labels
         faulty = Faulty()
         pipeline = Pipeline(good.manifest, {**good._executables, "accurate": faulty}, good._device)
-        with pytest.raises(ExecutionError, match="^stage 'accurate': burnt; wait$"):
+        with pytest.raises(ExecutionError, match=r"^stage 'accurate': burnt; wait$"):
             pipeline.infer(toy_frames[0], {"accurate": ALWAYS})
         assert np.array_equal(pipeline.infer(toy_frames[0], {"accurate": NEVER}).labels, wanted)
         pipeline.close()

@@ -37,7 +37,7 @@ def test_top_k_counts_k_blocks_at_most_all(k: int, n: int) -> None:
 
 def test_blocks_without_a_score_never_count() -> None:
     planted = scores(0.7, 0.1, -INF, -INF)
-    assert [Threshold(-5)(planted), TopK(4)(planted), TopK(1)(planted)] == [2, 2, 1]
+    assert [Threshold(-5)(planted), Threshold(-1e300)(planted), TopK(4)(planted), TopK(1)(planted)] == [2, 2, 2, 1]
     nothing = scores(-INF, -INF)
     assert [Threshold(-5)(nothing), TopK(2)(nothing)] == [0, 0]
     assert [Threshold(-5)(scores()), TopK(2)(scores())] == [0, 0]

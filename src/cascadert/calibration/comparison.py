@@ -25,8 +25,9 @@ DIFFERENT_LABELS_LIMIT = 0
 class Comparison:
     """One port over some frames.
 
-    `largest` and `mean` are absolute differences (bits for scores and entropy), absent for integers. `equal` counts
-    elements that agree, `tied` those that differ where the reference could not tell either, `different` the rest.
+    `equal` counts elements that agree, for scores and entropy within the limit; `tied` those that do not where the
+    reference would not keep its own answer (`Doubt`); `different` the rest. `largest` and `mean` are absolute
+    differences in bits over all elements, absent for integers.
     """
 
     stage: str
@@ -55,8 +56,6 @@ class Comparison:
     @property
     def passed(self) -> bool:
         """Whether the port is within its limit; NaN never is."""
-        if self.largest is not None:
-            return self.largest <= SCORE_LIMIT_BITS
         return self.different <= DIFFERENT_LABELS_LIMIT
 
     @staticmethod
@@ -77,14 +76,21 @@ class Comparison:
         )
 
 
-def compare_values(stage: str, port: str, wanted: Array, found: Array) -> Comparison:
-    """Compare floating-point values; equal infinities are equal."""
+def compare_values(
+    stage: str, port: str, wanted: Array, found: Array, spread: NDArray[np.float32] | float = 0.0
+) -> Comparison:
+    """Compare floating-point values; equal infinities are equal.
+
+    Values are tied within twice `spread`, the reference's own change of each under perturbation: one perturbed run may
+    fall on either side of it.
+    """
     both_infinite = np.isinf(wanted) & (wanted == found)
     difference = np.abs(np.where(both_infinite, 0, wanted) - np.where(both_infinite, 0, found))
-    equal = int(np.count_nonzero(difference == 0))
-    return Comparison(
-        stage, port, wanted.size, equal, 0, wanted.size - equal, float(difference.max()), float(difference.mean())
-    )
+    within = difference <= SCORE_LIMIT_BITS
+    equal = int(np.count_nonzero(within))
+    tied = int(np.count_nonzero(~within & (difference <= 2 * np.asarray(spread))))
+    largest, mean = float(difference.max()), float(difference.mean())
+    return Comparison(stage, port, wanted.size, equal, tied, wanted.size - equal - tied, largest, mean)
 
 
 def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.float32]) -> Comparison:
@@ -95,8 +101,10 @@ def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.
     return Comparison(stage, "labels", wanted.size, wanted.size - unequal, tied, unequal - tied)
 
 
-def compare_order(stage: str, wanted: Array, found: Array, scores: Array) -> Comparison:
+def compare_order(stage: str, wanted: Array, found: Array, scores: Array, spread: float = 0.0) -> Comparison:
     """Compare block orders; two blocks in each other's place are tied if their scores differ by the limit or less.
+
+    The limit is twice the largest `spread` of a score where that is more; see `compare_values`.
 
     A block that is missing, doubled or unknown is a difference that no tie excuses.
     """
@@ -108,6 +116,6 @@ def compare_order(stage: str, wanted: Array, found: Array, scores: Array) -> Com
     score_of[wanted] = scores
     with np.errstate(invalid="ignore"):
         gap = np.abs(score_of[found] - scores)
-    tied = int(np.count_nonzero(differ & ((gap <= SCORE_LIMIT_BITS) | (score_of[found] == scores))))
+    tied = int(np.count_nonzero(differ & ((gap <= max(SCORE_LIMIT_BITS, 2 * spread)) | (score_of[found] == scores))))
     unequal = int(np.count_nonzero(differ))
     return Comparison(stage, "order", wanted.size, wanted.size - unequal, tied, unequal - tied)

@@ -76,7 +76,7 @@ def block_oracle(fast: Labels, accurate: Labels, truth: Labels, grid: Grid) -> L
 
     Where blocks overlap, each decides about the pixels it owns, from the pixels it owns.
     """
-    best = fast.copy()
+    best: Labels = fast.copy()
     for index in range(grid.size):
         top, left, bottom, right = grid.owned_box(index)
         window = np.s_[top:bottom, left:right]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from cascadert.bundle import Bundle, StageEntry
 from cascadert.calibration.comparison import Comparison, compare_labels, compare_order, compare_values
+from cascadert.calibration.doubt import Doubt, doubt_of
 from cascadert.errors import BundleError, ParityError
 from cascadert.export.compile import reference_stages
 from cascadert.export.lowering import lower
@@ -158,27 +160,33 @@ def _compare_frame(
     collected: _Collected,
 ) -> None:
     tensors: dict[str, Array] = {name: np.ascontiguousarray(plane) for name, plane in planes.items()}
-    margins = np.full(1, np.inf, np.float32)
-    labels = np.empty(0, np.uint8)
+    pairs: list[_Pair] = []
     for module, stage in zip(modules, bundle.manifest.stages, strict=True):
         n = _count(stage, tensors)
         if n == 0:
             for output in stage.outputs:
                 if output.when_skipped is not None:
                     tensors[f"{stage.name}.{output.name}"] = tensors[output.when_skipped]
-            collected.selected[stage.name].append(0)
-            continue
-        inputs = {i.name: tensors[i.source][:n] if i.prefix else tensors[i.source] for i in stage.inputs}
-        wanted, margin = _run_torch(module, inputs)
-        found = _run_executable(executables[stage.name], inputs)
-        margins = np.where(np.isinf(margin), margins, margin)
-        collected.add_stage(stage, wanted, found, margin)
-        tensors.update({f"{stage.name}.{name}": value for name, value in wanted.items()})
-        labels = wanted["labels"]
+        else:
+            inputs = {i.name: tensors[i.source][:n] if i.prefix else tensors[i.source] for i in stage.inputs}
+            pairs.append(_Pair(stage, module, inputs, executables[stage.name]))
+            tensors.update({f"{stage.name}.{name}": value for name, value in pairs[-1].wanted.items()})
         if n is not None:
             collected.selected[stage.name].append(n)
-    result = pipeline.infer(dict(planes))
-    collected.add_end_to_end(labels, result.labels, margins)
+    for pair in pairs:
+        collected.add(pair.compare())
+    collected.add([_end_to_end(planes, pairs, pipeline, collected)])
+
+
+def _end_to_end(planes: Planes, pairs: list[_Pair], pipeline: Pipeline, collected: _Collected) -> Comparison:
+    """Compare the labels of the whole cascade, each on its own decisions."""
+    found, wanted = pipeline.infer(dict(planes)).labels, pairs[-1].wanted["labels"]
+    collected.classes.update(np.unique(found).tolist())
+    margins = np.full(wanted.shape, np.inf, np.float32)
+    if not np.array_equal(wanted, found):
+        for pair in pairs:  # a later stage decides about the pixels it wrote
+            margins = np.where(np.isinf(pair.doubt.margins), margins, pair.doubt.margins)
+    return compare_labels("end to end", wanted, found, margins)
 
 
 def _count(stage: StageEntry, tensors: Mapping[str, Array]) -> int | None:
@@ -188,10 +196,38 @@ def _count(stage: StageEntry, tensors: Mapping[str, Array]) -> int | None:
     return 0 if scores is None else make_selector(stage.select.policy)(scores)
 
 
-def _run_torch(module: Stage, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], NDArray[np.float32]]:
-    arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
-    outputs = dict(zip(module.output_names, (output.numpy() for output in module(*arguments)), strict=True))
-    return outputs, module.margins(*arguments).numpy()
+class _Pair:
+    """One stage on one frame, by both: `wanted` is PyTorch's, `found` ONNX Runtime's."""
+
+    def __init__(
+        self, stage: StageEntry, module: Stage, inputs: Mapping[str, Array], executable: OnnxRuntimeExecutable
+    ) -> None:
+        self._stage, self._module, self._inputs = stage, module, inputs
+        arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
+        outputs = (output.numpy() for output in module(*arguments))
+        self.wanted: dict[str, Array] = dict(zip(module.output_names, outputs, strict=True))
+        self.found = _run_executable(executable, inputs)
+
+    @cached_property
+    def doubt(self) -> Doubt:
+        """Where PyTorch would not keep its answer; costs some runs, so it is asked only about differences."""
+        return doubt_of(self._module, self._inputs, self.wanted)
+
+    def compare(self) -> list[Comparison]:
+        """Compare every port; differences are looked at again in the light of the reference's own doubt."""
+        return [self._compare(output.name) for output in self._stage.outputs]
+
+    def _compare(self, port: str) -> Comparison:
+        name, wanted, found = self._stage.name, self.wanted[port], self.found[port]
+        if port == "labels":
+            margins = np.full(wanted.shape, np.inf) if np.array_equal(wanted, found) else self.doubt.margins
+            return compare_labels(name, wanted, found, margins)
+        if port == "order":
+            row = compare_order(name, wanted, found, self.wanted["scores"])
+            spread = 0.0 if row.passed else float(np.max(self.doubt.spread["scores"]))
+            return row if row.passed else compare_order(name, wanted, found, self.wanted["scores"], spread)
+        row = compare_values(name, port, wanted, found)
+        return row if row.passed else compare_values(name, port, wanted, found, self.doubt.spread[port])
 
 
 def _run_executable(executable: OnnxRuntimeExecutable, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -209,41 +245,29 @@ def _run_executable(executable: OnnxRuntimeExecutable, inputs: Mapping[str, Arra
 
 
 class _Collected:
-    """Differences so far, by stage and port."""
+    """Comparisons so far, by stage and port, and what the frames exercised."""
 
     def __init__(self, spec: CascadeSpec) -> None:
-        self._pairs: dict[tuple[str, str], list[Comparison]] = {}
-        self._classes: set[int] = set()
+        self._rows: dict[tuple[str, str], list[Comparison]] = {}
+        self.classes: set[int] = set()
         self.selected: dict[str, list[int]] = {stage.name: [] for stage in spec.stages[1:]}
 
-    def add_stage(
-        self, stage: StageEntry, wanted: Mapping[str, Array], found: Mapping[str, Array], margins: NDArray[np.float32]
-    ) -> None:
-        for output in stage.outputs:
-            port, a, b = output.name, wanted[output.name], found[output.name]
-            if port == "labels":
-                row = compare_labels(stage.name, a, b, margins)
-            elif port == "order":
-                row = compare_order(stage.name, a, b, wanted["scores"])
-            else:
-                row = compare_values(stage.name, port, a, b)
-            self._pairs.setdefault((stage.name, port), []).append(row)
-
-    def add_end_to_end(self, wanted: Array, found: Array, margins: NDArray[np.float32]) -> None:
-        row = compare_labels("end to end", wanted, found, np.broadcast_to(margins, wanted.shape))
-        self._pairs.setdefault(("end to end", "labels"), []).append(row)
-        self._classes.update(np.unique(found).tolist())
+    def add(self, rows: Iterable[Comparison]) -> None:
+        """Add what was compared on one frame."""
+        for row in rows:
+            self._rows.setdefault((row.stage, row.port), []).append(row)
 
     def report(self, frames: int, spec: CascadeSpec) -> ParityReport:
+        """Add up, and say what makes the comparison vacuous."""
         vacuous = [] if frames else ["there was no frame"]
-        if frames and len(self._classes) < 2:
+        if frames and len(self.classes) < 2:
             vacuous.append("one class everywhere")
         vacuous += [f"stage '{name}' refined no block" for name, counts in self.selected.items() if not any(counts)]
         return ParityReport(
-            rows=tuple(Comparison.merged(rows) for rows in self._pairs.values()),
+            rows=tuple(Comparison.merged(rows) for rows in self._rows.values()),
             frames=frames,
             selected={name: tuple(counts) for name, counts in self.selected.items()},
             blocks=spec.frame.cameras * spec.make_grid().size,
-            classes=len(self._classes),
+            classes=len(self.classes),
             vacuous=tuple(vacuous),
         )

@@ -95,10 +95,8 @@ def _print_parity(report: ParityReport) -> None:
     headers = ("port", "agree", "tied", "differ", "largest", "mean", "")
     table = Table(Column("stage", no_wrap=True), *headers, box=SIMPLE_HEAD, padding=(0, 1))
     for row in report.rows:
-        if row.largest is None or row.mean is None:
-            cells = [f"{row.equal / row.elements:.4%}", f"{row.tied:,}", f"{row.different:,}", "", ""]
-        else:
-            cells = ["", "", "", f"{row.largest:.1e}", f"{row.mean:.1e}"]
+        sizes = ["", ""] if row.largest is None or row.mean is None else [f"{row.largest:.1e}", f"{row.mean:.1e}"]
+        cells = [f"{row.equal / row.elements:.4%}", f"{row.tied:,}", f"{row.different:,}", *sizes]
         mark = "[green]pass[/green]" if row.passed else "[bold red]FAIL[/bold red]"
         table.add_row(row.stage, row.port, *cells, mark)
     out.print(table)

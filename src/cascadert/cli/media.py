@@ -77,11 +77,8 @@ def run(
         summary = run_cascade(artefact, source, options, tracker.count)
     if as_json:
         print_json(summary.to_json())
-        return
-    _print_summary(summary)
-    for written in (output, save_labels, stats):
-        if written is not None:
-            out.print(f"wrote {written}", soft_wrap=True)
+    else:
+        _print_summary(summary, (output, save_labels, stats))
 
 
 def _policy(theta: float | None, top_k: int | None) -> SelectPolicy | None:
@@ -96,7 +93,7 @@ def _policy(theta: float | None, top_k: int | None) -> SelectPolicy | None:
     return None if top_k is None else TopKPolicy(policy="top-k", k=top_k)
 
 
-def _print_summary(summary: RunSummary) -> None:
+def _print_summary(summary: RunSummary, outputs: tuple[Path | None, ...]) -> None:
     from cascadert.jetson.run import show_policy
 
     table = Table("stage", "decision", "blocks refined (mean)", "ms (mean)", box=SIMPLE_HEAD)
@@ -111,6 +108,8 @@ def _print_summary(summary: RunSummary) -> None:
     )
     largest = sorted(summary.class_shares.items(), key=lambda item: -item[1])[:6]
     out.print(", ".join(f"{name} {share:.1%}" for name, share in largest if share))
+    for written in filter(None, outputs):
+        out.print(f"wrote {written}", soft_wrap=True)
 
 
 def demo(

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cascadert.artefacts import check_output
 from cascadert.bundle import (
+    BUNDLE_FILE,
     BUNDLE_SCHEMA,
     CREATED_BY,
     Bundle,
@@ -22,7 +24,7 @@ from cascadert.bundle import (
     stage_part,
     write_bundle,
 )
-from cascadert.errors import InvalidRequest, NetworkError, SpecError
+from cascadert.errors import NetworkError, SpecError
 from cascadert.export.exporter import export_graph
 from cascadert.export.glue import plane_shapes
 from cascadert.export.macs import count_macs, count_parameters
@@ -65,8 +67,7 @@ def export_bundle(
         ExportError: a stage that cannot become ONNX.
         InvalidRequest: the output exists.
     """
-    if output.exists() and not options.replace:
-        raise InvalidRequest(str(output), "exists already", "choose another output, or pass --force to replace it")
+    check_output(output, [BUNDLE_FILE], replace=options.replace)
     spec = load_spec(spec_path)
     folder = spec_path.parent.resolve()
     stages = reference_stages(spec, folder, options.random_weights)
@@ -78,9 +79,8 @@ def export_bundle(
         graphs[stage.name] = export_stage(module)
         network = describe_network(module, options.random_weights)
         entries.append(_stage_entry(spec, stage, graphs[stage.name], network))
-    manifest = BundleManifest(
-        schema=BUNDLE_SCHEMA, created_by=CREATED_BY, spec=spec, spec_folder=str(folder), stages=tuple(entries)
-    )
+    fields = {"schema": BUNDLE_SCHEMA, "created_by": CREATED_BY, "spec": spec, "spec_folder": str(folder)}
+    manifest = BundleManifest.model_validate({**fields, "stages": tuple(entries)})
     return write_bundle(output, manifest, graphs, replace=options.replace)
 
 

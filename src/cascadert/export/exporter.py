@@ -187,8 +187,8 @@ def export_graph(
     """Export a stage: standard ONNX of opset 18 that ONNX Runtime runs as it is.
 
     Args:
-        module: the stage. Its attribute `network`, if it has one, is the bare network: the tensors that enter and leave
-            it are named `pixels` and `logits` in the graph.
+        module: the stage; it is put into evaluation mode. Its attribute `network`, if it has one, is the bare network:
+            the tensors that enter and leave it are named `pixels` and `logits` in the graph.
         inputs: an example of each input of `forward`, by its name in the graph, in order. An axis that is to be
             dynamic must have a size of 2 or more.
         outputs: a name for each tensor that `forward` returns, in order.

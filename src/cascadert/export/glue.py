@@ -76,6 +76,33 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
 
 
+class Resample(nn.Module):
+    """The same resize for pictures, from constant positions and weights: every backend computes the same bits.
+
+    Backends round the positions of a Resize differently. That moves a pixel by 1e-4, which max pooling with un-pooling
+    (ENet) turns into another label here and there. For three channels the two gathers per axis cost little.
+    """
+
+    def __init__(self, source: tuple[int, int], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.axes = [axis + 2 for axis in range(2) if source[axis] != size[axis]]
+        for axis in self.axes:
+            length, wanted = source[axis - 2], size[axis - 2]
+            position = ((torch.arange(wanted, dtype=torch.float64) + 0.5) * length / wanted - 0.5).clamp(0, length - 1)
+            low = position.floor()
+            share = (position - low).to(torch.float32).reshape(-1, *[1] * (3 - axis))
+            self.register_buffer(f"low_{axis}", low.to(torch.int64))
+            self.register_buffer(f"high_{axis}", (low + 1).clamp(max=length - 1).to(torch.int64))
+            self.register_buffer(f"share_{axis}", share)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map float32 `[n, c, h, w]` of the source's size to the new size."""
+        for axis in self.axes:
+            low, high, share = (self.get_buffer(f"{name}_{axis}") for name in ("low", "high", "share"))
+            image = image.index_select(axis, low) * (1 - share) + image.index_select(axis, high) * share
+        return image
+
+
 def entropy_bits(logits: Tensor) -> Tensor:
     """Entropy of the softmax over axis 1, in bits: `[n, K, h, w]` to `[n, h, w]` (paper 000, eq. 1).
 

@@ -15,6 +15,7 @@ from cascadert.errors import NetworkError
 from cascadert.export.blocks import AveragePaste, Crop, OwnerPaste
 from cascadert.export.glue import (
     Normalise,
+    Resample,
     as_class_logits,
     block_means,
     entropy_bits,
@@ -50,6 +51,7 @@ class FirstStage(nn.Module):
         super().__init__()
         self.network = network
         self.normalise = Normalise(context.frame.pixel_format, stage.preprocessing)
+        self.resample = Resample((context.frame.height, context.frame.width), input_size)
         self.stage, self.context, self.input_size = stage, context, input_size
 
     @property
@@ -64,7 +66,8 @@ class FirstStage(nn.Module):
 
     def pixels(self, *planes: Tensor) -> Tensor:
         """Return what the network sees of the frames: float32 `[N, 3, h, w]`."""
-        return resize(self.normalise(whole_frame(planes)), *self.input_size)
+        resampled: Tensor = self.resample(self.normalise(whole_frame(planes)))
+        return resampled
 
     def logits(self, *planes: Tensor) -> Tensor:
         """Return what entropy and labels are made of: float32 `[N, K, H, W]` at full resolution."""

@@ -50,6 +50,13 @@ class FitPlan:
         frame[in_frame] = image[in_scaled]
         return frame
 
+    def ignore_margins(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return labels uint8 `[H, W]` of the frame with 255 where letterboxing left a margin."""
+        in_frame, _ = self._overlap()
+        shown = np.full_like(labels, IGNORE_LABEL)
+        shown[in_frame] = labels[in_frame]
+        return shown
+
     def invert(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map labels uint8 `[H, W]` of the frame to uint8 `[h, w]` of the picture, each pixel the nearest label.
 

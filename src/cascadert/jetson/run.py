@@ -89,7 +89,8 @@ def run_pipeline(
             result = _infer(pipeline, frames[0].name, cameras.planes(frames), policies)
             outputs.write(frames, result, policies)
             records.append(frame_statistics(frames[0], result))
-            pixels += np.bincount(result.labels.reshape(-1), minlength=256)
+            for frame, labels in zip(frames, result.labels, strict=True):
+                pixels += np.bincount(frame.fit.ignore_margins(labels).reshape(-1), minlength=256)
             if progress is not None:
                 progress(len(records), total)
         wall_s = time.perf_counter() - started
@@ -173,7 +174,7 @@ class _Outputs:
         refined = refined_blocks(result, self._grid, camera)
         caption = make_caption(frame.name, result, refined, self._grid, policies)
         return draw_overlay(
-            frame.rgb, result.labels[camera], self._spec.classes,
+            frame.rgb, frame.fit.ignore_margins(result.labels[camera]), self._spec.classes,
             grid=self._grid, refined=refined, caption=caption, options=self._look,
         )  # fmt: skip
 

@@ -45,7 +45,7 @@ class RunSummary:
     """A whole run.
 
     `fps` is what the cascade alone would reach (1000 / mean latency); `wall_fps` includes reading and writing. Class
-    shares are parts of all labelled pixels.
+    shares are parts of all pixels but letterbox margins.
     """
 
     name: str

@@ -32,11 +32,10 @@ class Threshold:
     theta: float
 
     def __call__(self, scores: Scores) -> int:
-        """Return how many of the sorted scores are above theta."""
+        """Return how many of the sorted scores are above theta; minus infinity is above nothing."""
         with np.errstate(over="ignore"):  # a theta beyond float32 is infinite, and above every score
             theta = np.float32(self.theta)
-        above = scores > theta
-        return int(np.count_nonzero(above & (scores > -np.inf)))
+        return int(np.count_nonzero(scores > theta))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import nn
 
 from cascadert.errors import PassError
 from cascadert.export.exporter import trace
+from cascadert.export.functions import add_functions
 from cascadert.export.passes.adaptive_pool import SpecialiseAdaptivePool, bin_weights
 
 
@@ -31,12 +32,24 @@ def test_bin_weights_are_pytorchs_bins(length, bins):
         ((320, 960), (1, 3), ["MatMul", "MatMul"]),
     ],
 )
-def test_every_form_equals_pytorch(size, bins, operators, apply_checked, run_model, op_types):
+def test_every_form_equals_pytorch(size, bins, operators, onnx_text, apply_checked, run_model, op_types):
     x, module = torch.randn(2, 3, *size), nn.AdaptiveAvgPool2d(bins)
-    model = trace(module, {"x": x}, ["y"])
+    (height, width), (rows, columns) = size, bins
+    model = onnx_text(
+        f"agraph (float[n, 3, {height}, {width}] x) => (float[n, 3, {rows}, {columns}] y)"
+        f" <int64[2] size = {{{rows}, {columns}}}> {{ y = cascadert.AdaptiveAvgPool2d(x, size) }}"
+    )
+    add_functions(model)
     apply_checked(SpecialiseAdaptivePool(), model, {"x": x.numpy()}, atol=1e-6)
     assert op_types(model) == operators
     np.testing.assert_allclose(run_model(model, {"x": x.numpy()})[0], module(x).numpy(), atol=1e-6)
+
+
+def test_pytorchs_module_arrives_as_one_call(op_types):
+    model = trace(nn.AdaptiveAvgPool2d((None, 3)), {"x": torch.rand(1, 2, 4, 9)}, ["y"])
+    assert op_types(model) == ["AdaptiveAvgPool2d"]
+    SpecialiseAdaptivePool()(model)
+    assert op_types(model) == ["AveragePool"]
 
 
 def test_a_map_of_unknown_size_is_refused(onnx_text):

@@ -141,7 +141,7 @@ class Breaks(GraphPass):
 def test_a_broken_guarantee_keeps_its_own_message(onnx_text):
     model = onnx_text("agraph (float[1] x) => (float[1] y) { y = Relu(x) }")
     for apply in (lambda: Promises()(model), lambda: run_passes(model, [Promises()])):
-        with pytest.raises(PassError, match="^node 'a': is still there; report this network$"):
+        with pytest.raises(PassError, match=r"^node 'a': is still there; report this network$"):
             apply()
 
 

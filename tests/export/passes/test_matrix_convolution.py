@@ -1,47 +1,35 @@
-from __future__ import annotations
-
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
-from onnx_ir.passes import common
 
 from cascadert.export.passes.matrix_convolution import MatrixProductToConvolution
 
-
-def product_model(shape: tuple[int, ...], matrix: np.ndarray, from_left: bool) -> ir.Model:
-    tape = ir.tape.Tape()
-    maps = ir.Value(name="maps", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
-    weight = tape.op("Constant", [], {"value": ir.tensor(matrix)})
-    result = tape.op("MatMul", [weight, maps] if from_left else [maps, weight])
-    result.name, result.type = "result", ir.TensorType(ir.DataType.FLOAT)
-    graph = ir.Graph([maps], [result], nodes=tape.nodes, opset_imports={"": 18}, name="product")
-    model = ir.Model(graph, ir_version=10)
-    common.ShapeInferencePass()(model)
-    return model
+RNG = np.random.default_rng(0)
 
 
-def run(model: ir.Model, maps: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"maps": maps})[0]
+def listed(*shape: int) -> str:
+    return ", ".join(f"{value:.3f}" for value in RNG.random(shape).reshape(-1))
 
 
-@pytest.mark.parametrize("from_left", [True, False], ids=["left", "right"])
-@pytest.mark.parametrize("size", [(5, 7), (24, 24), (45, 60)])
-def test_the_convolution_equals_the_product(from_left: bool, size: tuple[int, int]) -> None:
-    random = np.random.default_rng(0)
-    maps = random.standard_normal((2, 3, *size), np.float32)
-    matrix = random.random((6, size[0]) if from_left else (size[1], 6), np.float32)
-    model = product_model(maps.shape, matrix, from_left)
-    before = run(model, maps)
-    result = MatrixProductToConvolution()(model)
-    assert result.modified
-    assert "MatMul" not in {node.op_type for node in model.graph}
-    np.testing.assert_allclose(run(model, maps), before, rtol=1e-5, atol=1e-5)
-    assert not MatrixProductToConvolution()(model).modified
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pooling_by_two_products_becomes_two_convolutions(batch, onnx_text, apply_checked, op_types):
+    """The second product reads what the first was replaced by."""
+    model = onnx_text(
+        f"agraph (float[n, 2, 5, 7] x) => (float[n, 2, 3, 4] y)"
+        f" <float[3, 5] rows = {{{listed(3, 5)}}}, float[7, 4] columns = {{{listed(7, 4)}}}>"
+        " { t = MatMul(rows, x) y = MatMul(t, columns) }"
+    )
+    apply_checked(MatrixProductToConvolution(), model, {"x": RNG.random((batch, 2, 5, 7), np.float32)}, atol=1e-6)
+    assert op_types(model) == ["Transpose", "Conv", "Transpose"] * 2
 
 
-def test_other_products_are_left_alone() -> None:
-    model = product_model((3, 8), np.ones((8, 4), np.float32), from_left=False)
-    assert not MatrixProductToConvolution()(model).modified
-    assert "MatMul" in {node.op_type for node in model.graph}
+@pytest.mark.parametrize(
+    "graph",
+    [
+        f"(float[2, 5] x) => (float[2, 4] y) <float[5, 4] w = {{{listed(5, 4)}}}> {{ y = MatMul(x, w) }}",
+        "(float[1, 2, 5, 5] x) => (float[1, 2, 5, 5] y) { y = MatMul(x, x) }",
+    ],
+)
+def test_other_products_stay(graph, onnx_text, apply_checked):
+    model = onnx_text(f"agraph {graph}")
+    shape = tuple(model.graph.inputs[0].shape.numpy())
+    apply_checked(MatrixProductToConvolution(), model, {"x": RNG.random(shape, np.float32)}, modified=False)

@@ -23,17 +23,16 @@ class Mirror(nn.Module):
 
 @pytest.mark.parametrize(
     ("block", "shape"),
-    [(2, (1, 3, 8, 12)), (2, (2, 5, 2, 2)), (3, (1, 2, 9, 6)), (4, (2, 1, 8, 4))],
+    [(2, (1, 3, 8, 12)), (2, (2, 5, 2, 2)), (3, (2, 2, 9, 6))],
 )
-@pytest.mark.parametrize("ties", [False, True])
-def test_unpooling_equals_pytorch_before_and_after(block, shape, ties, apply_checked, run_model, op_types):
+def test_unpooling_equals_pytorch_before_and_after(block, shape, apply_checked, run_model, op_types):
     torch.manual_seed(block)
     # Three integers make most windows tie; negative maxima show whether zeros leak in.
-    x = torch.randint(-3, 0, shape).float() if ties else torch.randn(shape)
-    module = Mirror(block)
-    model = trace(module, {"x": x}, ["y"])
-    apply_checked(UnpoolWithoutIndices(), model, {"x": x.numpy()})
-    np.testing.assert_array_equal(run_model(model, {"x": x.numpy()})[0], module(x).numpy())
+    ties, module = torch.randint(-3, 0, shape).float(), Mirror(block)
+    model = trace(module, {"x": ties}, ["y"])
+    apply_checked(UnpoolWithoutIndices(), model, {"x": ties.numpy()})
+    for x in (ties, torch.randn(shape), torch.zeros(shape)):
+        np.testing.assert_array_equal(run_model(model, {"x": x.numpy()})[0], module(x).numpy())
     assert not {"MaxUnpool2d", "ScatterElements", "ScatterND", "Mod"} & set(op_types(model))
     assert [len(node.outputs) for node in model.graph if node.op_type == "MaxPool"] == [1]
 
@@ -81,7 +80,7 @@ def test_indices_from_elsewhere_are_refused():
 
     inputs = {"x": torch.randn(1, 1, 2, 2), "indices": torch.tensor([[[[0, 2], [8, 10]]]])}
     model = trace(Foreign(), inputs, ["y"])
-    with pytest.raises(PassError, match="indices do not come straight from a max pooling; pair nn.MaxUnpool2d"):
+    with pytest.raises(PassError, match="indices do not come straight from a max pooling"):
         UnpoolWithoutIndices()(model)
 
 

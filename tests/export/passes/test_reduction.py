@@ -5,7 +5,7 @@ from cascadert.errors import PassError
 from cascadert.export.passes.reduction import StripReductionNone
 
 SCATTER = (
-    "agraph (float[4] x, int64[2, 1] i, float[2] v) => (float[4] y) {{ y = ScatterND <reduction = \"{}\"> (x, i, v) }}"
+    'agraph (float[4] x, int64[2, 1] i, float[2] v) => (float[4] y) {{ y = ScatterND <reduction = "{}"> (x, i, v) }}'
 )
 FEEDS = {"x": np.zeros(4, np.float32), "i": np.array([[1], [3]]), "v": np.array([5, 7], np.float32)}
 

@@ -20,8 +20,7 @@ REFUSED = {
         "AveragePool, .*99,856",
     ),
     "run-time k": (
-        "(float[4] x, int32[1] k) => (float[m] y)"
-        " { l = Cast <to = 7> (k) y, i = TopK <axis = 0> (x, l) }",
+        "(float[4] x, int32[1] k) => (float[m] y) { l = Cast <to = 7> (k) y, i = TopK <axis = 0> (x, l) }",
         "TopK, .*computed at run time",
     ),
     "antialias": (
@@ -38,7 +37,8 @@ REFUSED = {
         "Transpose, .*uint8",
     ),
     "foreign domain": (
-        "(float[1, 1, 4, 4] x) => (float[1, 1, 2, 2] y) <int64[2] s = {2, 2}> { y = cascadert.AdaptiveAvgPool2d(x, s) }",
+        "(float[1, 1, 4, 4] x) => (float[1, 1, 2, 2] y) <int64[2] s = {2, 2}>"
+        " { y = cascadert.AdaptiveAvgPool2d(x, s) }",
         "AdaptiveAvgPool2d, .*domain 'cascadert'",
     ),
     "int64 input": ("(int64[2] x) => (float[2] y) { y = Cast <to = 1> (x) }", "input 'x': has the type INT64"),

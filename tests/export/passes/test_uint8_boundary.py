@@ -45,7 +45,8 @@ def test_shape_inference_agrees_with_the_new_types(onnx_text):
 
 def test_a_cast_from_float_still_drops_the_fraction(onnx_text, apply_checked):
     model = onnx_text(
-        "agraph (float[3] x) => (uint8[3] y, float[3] z) { t = Cast <to = 2> (x) y = Identity(t) z = Cast <to = 1> (t) }"
+        "agraph (float[3] x) => (uint8[3] y, float[3] z)"
+        " { t = Cast <to = 2> (x) y = Identity(t) z = Cast <to = 1> (t) }"
     )
     apply_checked(Uint8AtBoundary(), model, {"x": np.array([0.9, 1.0, 254.7], np.float32)})
 
@@ -56,9 +57,7 @@ def test_an_input_that_is_also_the_output(onnx_text, apply_checked):
 
 
 def test_a_graph_that_is_clean_stays(onnx_text, apply_checked):
-    model = onnx_text(
-        "agraph (uint8[2] x) => (uint8[2] y) { f = Cast <to = 1> (x) r = Relu(f) y = Cast <to = 2> (r) }"
-    )
+    model = onnx_text("agraph (uint8[2] x) => (uint8[2] y) { f = Cast <to = 1> (x) r = Relu(f) y = Cast <to = 2> (r) }")
     apply_checked(Uint8AtBoundary(), model, {"x": np.array([3, 255], np.uint8)}, modified=False)
 
 

@@ -80,6 +80,11 @@ def static_size(value: ir.Value | None, dims: Iterable[int]) -> tuple[int, ...] 
     return tuple(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else None
 
 
+def is_read(value: ir.Value) -> bool:
+    """Whether any node or the graph's own outputs read a value."""
+    return bool(value.uses()) or value.is_graph_output()
+
+
 def integers(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
     """Return an attribute of integers, or its default."""
     attribute = node.attributes.get(name)

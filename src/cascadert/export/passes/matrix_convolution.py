@@ -34,10 +34,13 @@ class MatrixProductToConvolution(GraphPass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace the products that have the form; others (attention, linear layers of vectors) are left alone."""
-        found = [(node, factors) for node in nodes_of(model, "MatMul") if (factors := _factors(node))]
-        for node, factors in found:
-            self._rewrite(node, *factors)
-        return ir.passes.PassResult(model, bool(found))
+        modified = False
+        for node in nodes_of(model, "MatMul"):
+            # Products follow each other: what one reads may have been replaced a moment ago.
+            if (factors := _factors(node)) is not None:
+                self._rewrite(node, *factors)
+                modified = True
+        return ir.passes.PassResult(model, modified)
 
     def ensures(self, model: ir.Model) -> None:
         """No such product is left."""

@@ -17,6 +17,7 @@ from cascadert.export.passes.base import (
     describe,
     integer,
     integers,
+    is_read,
     literal,
     nodes_of,
     static_size,
@@ -100,7 +101,7 @@ class UnpoolWithoutIndices(GraphPass):
         indices = unpool.inputs[1]
         substitute(unpool, build)
         local = None if indices is None else indices.producer()
-        if local is not None and local.op_type == "Mod" and not local.outputs[0].uses() and local.graph is not None:
+        if local is not None and local.op_type == "Mod" and not is_read(local.outputs[0]) and local.graph is not None:
             local.graph.remove(local, safe=True)
-        if len(pool.outputs) == 2 and not pool.outputs[1].uses():
+        if len(pool.outputs) == 2 and not is_read(pool.outputs[1]):
             pool.resize_outputs(1)

@@ -37,7 +37,10 @@ def _scale(size: int, wanted: int, interpolates: bool) -> np.float32 | None:
     One unit in the last place more moves no interpolated sample visibly, but may choose another nearest pixel.
     """
     scale = np.float32(wanted / size)
-    for candidate in (scale, np.nextafter(scale, np.float32(np.inf))) if interpolates else (scale,):
+    candidates: list[np.float32] = (
+        [scale, np.float32(np.nextafter(scale, np.float32(np.inf)))] if interpolates else [scale]
+    )
+    for candidate in candidates:
         if {math.floor(float(candidate) * size), math.floor(np.float32(size) * candidate)} == {wanted}:
             return candidate
     return None

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from cascadert.errors import PassError
-from cascadert.export.passes.base import GraphPass, constant, describe, integer
+from cascadert.export.passes.base import GraphPass, constant, describe, integer, is_read
 from cascadert.export.passes.large_pool import is_large
 from cascadert.export.passes.uint8_boundary import inner_uint8
 
 _REFUSED = frozenset(("NonZero", "MaxUnpool", "MaxRoiPool", "Unique", "SequenceAt", "SequenceConstruct", "Optional"))
+LARGEST_K = 3840
+"""K of a TopK, in every TensorRT."""
+
 _PORT_TYPES = (
     ir.DataType.UINT8,
     ir.DataType.INT32,
@@ -22,6 +25,11 @@ _PORT_TYPES = (
 )
 
 
+def _largest(node: ir.Node) -> int:
+    count = constant(node.inputs[1])
+    return 0 if count is None else int(count.max())
+
+
 def _objection(node: ir.Node) -> tuple[str, str] | None:
     """Return what is wrong with one node and what to do instead."""
     found: tuple[str, str] | None = None
@@ -29,7 +37,7 @@ def _objection(node: ir.Node) -> tuple[str, str] | None:
         found = f"is of the domain '{node.domain}'", "use standard ONNX operators"
     elif node.op_type in _REFUSED:
         found = "is an operator TensorRT does not have", "choose by TopK, Where or masks of fixed size"
-    elif node.op_type == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].uses():
+    elif node.op_type == "MaxPool" and len(node.outputs) > 1 and is_read(node.outputs[1]):
         found = "returns indices, which TensorRT does not", "pair it with nn.MaxUnpool2d of the same kernel and stride"
     elif node.op_type in ("ScatterND", "ScatterElements") and "reduction" in node.attributes:
         found = "has the attribute 'reduction'", "scatter without it, or accumulate by gather and sum"
@@ -39,6 +47,11 @@ def _objection(node: ir.Node) -> tuple[str, str] | None:
         found = "resizes with antialiasing", "resize without, or before the graph"
     elif node.op_type == "TopK" and constant(node.inputs[1]) is None:
         found = "has a K that is computed at run time", "sort all and take a prefix outside"
+    elif node.op_type == "TopK" and _largest(node) > LARGEST_K:
+        found = (
+            f"sorts {_largest(node)} values where TensorRT's limit is {LARGEST_K}",
+            "use larger blocks or fewer cameras",
+        )
     return found
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascadert.bundle import Bundle
-from cascadert.calibration.metrics import ConfusionMatrix
 from cascadert.deployment import Deployment
 from cascadert.errors import InvalidRequest, import_extra
 from cascadert.jetson.demo.folder import DemoFolder
-from cascadert.jetson.demo.measure import Sweep, infer, make_settings, measure, refined
-from cascadert.jetson.demo.pictures import Shown, draw_contact_sheet, draw_panels, draw_side_by_side
-from cascadert.jetson.sinks import GifFile, ImageFolder, VideoFile
+from cascadert.jetson.demo.measure import Sweep, make_settings, measure
+from cascadert.jetson.demo.video import VideoRun, run_video
+from cascadert.jetson.sinks import ImageFolder
 from cascadert.pixels import planes_from_rgb
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, open_pipeline
-from cascadert.scenes import CLASS_NAMES, FRAMES_PER_S, Scene, SceneOptions, clip
+from cascadert.runtime.pipeline import RuntimeOptions, open_pipeline
+from cascadert.scenes import CLASS_NAMES, Scene, SceneOptions, clip
 from cascadert.spec import CascadeSpec, ThresholdPolicy, load_spec
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ SCENES = Path(__file__).parents[1] / "specs" / "scenes.toml"
 
 Progress = Callable[[str, int, "int | None"], None]
 """Called with what is being done, how much of it is done, and how much there is where that is known."""
-
-_VIDEO_PANEL_PX, _GIF_PANEL_PX, _SHEET_PANEL_PX = 768, 320, 384
-_SHEET_ROWS, _GIF_EVERY = 6, 3
 
 
 @dataclass(frozen=True)
@@ -65,18 +61,6 @@ class DemoOptions:
                 f"{len(self.streets)} streets of {self.frames_per_street} frames, one in {self.sweep_every} measured"
             )
             raise InvalidRequest("demo", found, "ask for one or more of each")
-
-
-@dataclass(frozen=True)
-class VideoRun:
-    """The cascade on the whole video, under the specification's own decision."""
-
-    frames: int
-    theta: float
-    fast_mean_iou: float
-    cascade_mean_iou: float
-    mean_n: float
-    median_ms: float
 
 
 @dataclass(frozen=True)
@@ -140,7 +124,7 @@ def make_demo(output: Path, options: DemoOptions = DemoOptions(), progress: Prog
             deployments.append(_build(folder, bundle, target, steps))
     with open_pipeline(bundle, RuntimeOptions(options.threads)) as pipeline:
         with steps.step("run the video"):
-            video = _run_video(folder, pipeline, scenes, options, steps)
+            video = run_video(folder, pipeline, scenes, _theta(spec), steps.count)
         with steps.step("measure thresholds"):
             settings = make_settings(sorted({*options.thetas, video.theta}), spec.make_grid().size)
             sweep = measure(pipeline, [*scenes.values()][:: options.sweep_every], settings, steps.count)
@@ -237,46 +221,3 @@ def _build(folder: DemoFolder, bundle: Bundle, target: str, steps: _Steps) -> De
         steps.count(round(100 * (stages.index(at.stage) + at.fraction) / len(stages)), 100)
 
     return build_engine(bundle, target, folder.claim(f"deployments/{target}"), progress=heard)
-
-
-def _run_video(
-    folder: DemoFolder, pipeline: Pipeline, scenes: dict[str, Scene], options: DemoOptions, steps: _Steps
-) -> VideoRun:
-    """Run and draw every frame."""
-    spec = pipeline.manifest.spec
-    theta = _theta(spec)
-    fast, cascade = ConfusionMatrix(spec.num_classes), ConfusionMatrix(spec.num_classes)
-    counts: list[int] = []
-    times: list[float] = []
-    sheet: list[Shown] = []
-    picked = set(_spread(len(scenes), _SHEET_ROWS))
-    with ExitStack() as stack:
-        film = stack.enter_context(VideoFile(folder.claim("demo.mp4"), FRAMES_PER_S, replace=False))
-        gif = stack.enter_context(GifFile(folder.claim("demo.gif"), FRAMES_PER_S / _GIF_EVERY, replace=False))
-        for index, (name, scene) in enumerate(scenes.items()):
-            result = infer(pipeline, scene.image, ThresholdPolicy(theta=theta))
-            fast.add(result.tensors[f"{spec.stages[0].name}.labels"][0], scene.labels)
-            cascade.add(result.labels[0], scene.labels)
-            counts.append(refined(result))
-            times.append(result.latency_ms)
-            shown = draw_panels(name, scene.image, scene.labels, result, spec)
-            film.write(name, draw_side_by_side(shown, _VIDEO_PANEL_PX))
-            if index % _GIF_EVERY == 0:
-                gif.write(name, draw_side_by_side(shown, _GIF_PANEL_PX))
-            if index in picked:
-                sheet.append(shown)
-            steps.count(index + 1, len(scenes))
-    _write_sheet(folder.claim("contact_sheet.png"), sheet)
-    middle = sorted(times)[len(times) // 2]
-    return VideoRun(len(scenes), theta, fast.mean_iou(), cascade.mean_iou(), sum(counts) / len(counts), middle)
-
-
-def _spread(count: int, wanted: int) -> Sequence[int]:
-    """Pick up to `wanted` numbers below `count`, evenly."""
-    return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)] if count > wanted else range(count)
-
-
-def _write_sheet(path: Path, sheet: Sequence[Shown]) -> None:
-    from PIL import Image
-
-    Image.fromarray(draw_contact_sheet(sheet, _SHEET_PANEL_PX)).save(path, optimize=True)

@@ -51,7 +51,9 @@ def draw_panels(name: str, image: Image8, truth: Image8, result: Result, spec: C
     fast, entropy = result.tensors[f"{first}.labels"][0], result.tensors[f"{first}.entropy"][0]
     boxes = tuple(grid.owned_box(index) for blocks in refined_blocks(result, grid) for index in blocks)
     look = OverlayOptions(opacity=_LABEL_OPACITY)
-    painted = [draw_overlay(image, labels, spec.classes, grid=grid, options=look) for labels in (fast, result.labels[0])]
+    painted = [
+        draw_overlay(image, labels, spec.classes, grid=grid, options=look) for labels in (fast, result.labels[0])
+    ]
     panels = (
         Panel("frame", image),
         Panel("fast network", painted[0]),
@@ -79,7 +81,7 @@ def draw_contact_sheet(frames: Sequence[Shown], panel_width: int) -> Image8:
 
 
 def _titled(panel: Panel, width: int) -> Image8:
-    """Scale a panel to an even height, outline its blocks (after scaling: thin lines would fade), put its title above."""
+    """Scale a panel to an even height, outline its blocks (now: scaling would fade thin lines), put its title above."""
     rows, columns = panel.picture.shape[:2]
     height = round(rows * width / columns / 2) * 2
     scaled = Image.fromarray(panel.picture).resize((width, height), Image.Resampling.LANCZOS)
