@@ -71,8 +71,10 @@ class ParityReport:
         return not self.vacuous and all(row.passed for row in self.rows)
 
     def to_json(self) -> str:
-        """Return the report as JSON."""
+        """Return the report as JSON; a difference that is not a number is null, which JSON has no other word for."""
         rows = [{**asdict(row), "passed": row.passed} for row in self.rows]
+        for row in rows:
+            row |= {key: None for key in ("largest", "mean") if row[key] != row[key]}
         return json.dumps({**asdict(self), "rows": rows, "passed": self.passed}, indent=1)
 
     def check(self) -> None:

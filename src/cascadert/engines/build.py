@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from cascadert.artefacts import check_output
 from cascadert.bundle import CREATED_BY, Bundle
 from cascadert.deployment import (
     DEPLOYMENT_SCHEMA,
@@ -160,8 +161,7 @@ def _check(bundle: Bundle, target: Target, output: Path, options: BuildOptions) 
         raise InvalidRequest("workspace_bytes", f"is {options.workspace_bytes}", "give a positive number of bytes")
     if options.timeout_s <= 0:
         raise InvalidRequest("timeout_s", f"is {options.timeout_s:g}", "give a positive number of seconds")
-    if output.exists() and not options.replace:
-        raise InvalidRequest(str(output), "exists already", "choose another output, or pass --force to replace it")
+    check_output(output, [DEPLOYMENT_FILE], replace=options.replace)
     block_profile(bundle, options)
     return precision
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cascadert.bundle import FRAME, Bundle, BundleManifest, SelectEntry, StageEntry
 from cascadert.deployment import Deployment
-from cascadert.errors import DeploymentError, InvalidRequest
+from cascadert.errors import DeploymentError, ExecutionError, InvalidRequest
 from cascadert.graph import Graph
 from cascadert.runtime.device import NUMPY_TYPES, Buffer, Device
 from cascadert.runtime.devices.host import HostDevice
@@ -139,6 +139,8 @@ class Pipeline:
             return 0, np.empty(0, np.float32), np.empty(0, np.int32)
         arrays = self._download(scores), self._download(order)
         self._stream.synchronize()
+        if np.isnan(arrays[0]).any():  # their order means nothing then
+            raise ExecutionError(select.scores, "holds NaN", "check the weights, and the frame")
         selector: Selector = make_selector(policy)
         return selector(arrays[0]), *arrays
 
