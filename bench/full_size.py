@@ -1,4 +1,4 @@
-"""Full-size check of ENet + PSPNet-R50: export, parity, repeatability, camera axis, at the paper's frame and block sizes.
+"""Full-size check of ENet + PSPNet-R50: export, parity, repeatability, cameras, at the paper's frame and block sizes.
 
     python bench/full_size.py -o bench/results/full_size.json --work /tmp/full_size
 

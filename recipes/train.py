@@ -46,12 +46,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=("camvid", "scenes"), required=True)
     parser.add_argument("--network", choices=("enet", "pspnet-small"), required=True)
     parser.add_argument("--root", type=Path, help="CamVid folder with images/ and labels/")
-    parser.add_argument(
-        "--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on"
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes"
-    )
+    parser.add_argument("--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes")
     parser.add_argument("--minutes", type=float, default=20.0, help="time limit; sets the schedule")
     parser.add_argument("--steps", type=int, help="stop after so many steps, if that is earlier")
     parser.add_argument("--init", type=Path, help="weights (safetensors) to start from")
@@ -68,9 +64,7 @@ def load(options: argparse.Namespace) -> tuple[Data, Data, tuple[str, ...]]:
     """Training data, validation data and class names."""
     if options.data == "camvid":
         return load_camvid(options.root, "train"), load_camvid(options.root, "val"), CAMVID.names
-    train, val = (
-        load_scenes(s, n, options.cache) for s, n in zip(("train", "val"), options.frames, strict=True)
-    )
+    train, val = (load_scenes(s, n, options.cache) for s, n in zip(("train", "val"), options.frames, strict=True))
     return train, val, CITYSCAPES.names
 
 
@@ -132,9 +126,7 @@ def fit(
             group["lr"] = recipe.learning_rate * schedule(len(losses), progress)
         with torch.autocast(device.type, torch.bfloat16):
             logits = network(pixels.to(device, memory_format=torch.channels_last))
-        loss = functional.cross_entropy(
-            upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE
-        )
+        loss = functional.cross_entropy(upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

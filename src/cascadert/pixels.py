@@ -13,7 +13,10 @@ _YUV_OFFSET = np.array([16.0, 128.0, 128.0], np.float32)
 
 
 def planes_from_rgb(rgb: NDArray[np.uint8], pixel_format: PixelFormat) -> dict[str, NDArray[np.uint8]]:
-    """Turn uint8 `[N, H, W, 3]` RGB into the planes of the port `frame`, by name; NV12 chroma is the mean of 2x2 pixels."""
+    """Turn uint8 `[N, H, W, 3]` RGB into the planes of the port `frame`, by name.
+
+    Chroma of NV12 is the mean of 2 x 2 pixels.
+    """
     if pixel_format == "nv12":
         return _nv12(rgb)
     if pixel_format == "bgr8":

@@ -11,6 +11,7 @@ from pathlib import Path
 from cascadert.artefacts import check_output
 from cascadert.bundle import CREATED_BY, Bundle
 from cascadert.deployment import (
+    DEPLOYMENT_FILE,
     DEPLOYMENT_SCHEMA,
     BuiltFor,
     Deployment,

@@ -60,6 +60,7 @@ class InitialBlock(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[N, 3, H, W]` to `[N, 16, H/2, W/2]`."""
         joined: torch.Tensor = self.activation(self.norm(torch.cat((self.conv(x), self.pool(x)), 1)))
         return joined
 
@@ -89,6 +90,7 @@ class Bottleneck(nn.Module):
         self.activation = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[N, C, h, w]` to the same shape."""
         residual = self.dropout(self.expand(self.middle(self.reduce(x))))
         out: torch.Tensor = self.activation(x + residual)
         return out
@@ -109,6 +111,7 @@ class DownBottleneck(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map `[N, C, h, w]` to `[N, C', h/2, w/2]`, and the indices of the maxima."""
         pooled, indices = self.pool(x)
         main = functional.pad(pooled, (0, 0, 0, 0, 0, self.extra_channels))
         residual = self.dropout(self.expand(self.middle(self.reduce(x))))
@@ -133,6 +136,7 @@ class UpBottleneck(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Map `[N, C, h, w]` to `[N, C', 2h, 2w]`, un-pooling at the indices of the maxima."""
         main = self.unpool(self.main(x), indices)
         residual = self.dropout(self.expand(self.up(self.reduce(x))))
         out: torch.Tensor = self.activation(main + residual)
@@ -163,10 +167,7 @@ class ENet(nn.Module):
     @staticmethod
     def _context() -> nn.Sequential:
         return nn.Sequential(
-            *(
-                Bottleneck(128, 0.1, nn.PReLU, kind=kind, dilation=dilation)
-                for kind, dilation in _CONTEXT_STAGE
-            )
+            *(Bottleneck(128, 0.1, nn.PReLU, kind=kind, dilation=dilation) for kind, dilation in _CONTEXT_STAGE)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[N, C, h, w]` to `[N, C + the context of every bin, h, w]`."""
         size = x.shape[-2:]
         context = [
             functional.interpolate(branch(x), size=size, mode="bilinear", align_corners=False)

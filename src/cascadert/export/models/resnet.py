@@ -42,6 +42,7 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[N, C, h, w]` to `[N, C', h/stride, w/stride]`."""
         y = self.relu(self.norm1(self.conv1(x)))
         out: torch.Tensor = self.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
         return out
@@ -65,6 +66,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[N, C, h, w]` to `[N, C', h/stride, w/stride]`."""
         y = self.relu(self.norm1(self.conv1(x)))
         y = self.relu(self.norm2(self.conv2(y)))
         out: torch.Tensor = self.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
@@ -76,7 +78,9 @@ class Block(Protocol):
 
     expansion: int
 
-    def __call__(self, inputs: int, width: int, stride: int, dilation: int) -> nn.Module: ...
+    def __call__(self, inputs: int, width: int, stride: int, dilation: int) -> nn.Module:
+        """Return the block."""
+        ...
 
 
 class DilatedResNet(nn.Module):
@@ -89,9 +93,7 @@ class DilatedResNet(nn.Module):
         width: inner width of layer 1; every layer doubles it.
     """
 
-    def __init__(
-        self, block: Block, blocks: tuple[int, int, int, int], stem: tuple[int, int, int], width: int
-    ) -> None:
+    def __init__(self, block: Block, blocks: tuple[int, int, int, int], stem: tuple[int, int, int], width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             conv_norm_relu(3, stem[0], stride=2),
@@ -112,5 +114,6 @@ class DilatedResNet(nn.Module):
         self.channels = channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[N, 3, H, W]` to features `[N, C, H/8, W/8]`."""
         features: torch.Tensor = self.layers(self.stem(x))
         return features
