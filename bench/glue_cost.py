@@ -108,8 +108,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     bundle = read_bundle(arguments.work / arguments.case)
-    seed = bundle.manifest.stages[0].network.random_seed
-    fast, accurate = reference_stages(bundle.spec, Path(bundle.manifest.spec_folder), seed)
+    fast, accurate = reference_stages(bundle.spec, Path(bundle.manifest.spec_folder))
     rows = [measure(bundle, stage, n, arguments.threads, arguments.pairs) for stage, n in ((fast, 1), (accurate, 2))]
     table = Table("stage", "n", "stage ms", "network ms", "glue share", "dominant operators of the glue (ms)")
     for row in rows:

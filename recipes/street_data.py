@@ -65,7 +65,9 @@ def load_camvid(root: Path, split: str) -> Data:
     folder = root / "images" / split
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     if not paths:
-        raise SystemExit(f"--root {root}: no images in {folder}; point --root at the folder that holds images/")
+        raise SystemExit(
+            f"--root {root}: no images in {folder}; point --root at the folder that holds images/"
+        )
     images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     labels = [np.asarray(Image.open(root / "labels" / split / f"{path.stem}.png")) for path in paths]
     return Data(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)))
@@ -83,7 +85,9 @@ def load_scenes(split: str, frames: int, cache: Path) -> Data:
         with ProcessPoolExecutor() as pool:
             streets = list(track(pool.map(_street, seeds, chunksize=8), f"render {split}", frames))
         cache.mkdir(parents=True, exist_ok=True)
-        for path, arrays in zip(paths, zip(*((s.image, s.labels) for s in streets), strict=True), strict=True):
+        for path, arrays in zip(
+            paths, zip(*((s.image, s.labels) for s in streets), strict=True), strict=True
+        ):
             np.save(path, np.stack(arrays))
     images, labels = (torch.from_numpy(np.load(path, mmap_mode="c")) for path in paths)
     return Data(images, labels)
@@ -95,7 +99,9 @@ def normalise(frames: Tensor) -> Tensor:
     return (planes - planes.new_tensor(MEAN).view(3, 1, 1)) / planes.new_tensor(STD).view(3, 1, 1)
 
 
-def window(frame: Tensor, labels: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def window(
+    frame: Tensor, labels: Tensor, corner: tuple[int, int], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Cuts a window that may leave the frame: pixels are replicated there, labels ignored."""
     rows = torch.arange(corner[0], corner[0] + size[0])
     columns = torch.arange(corner[1], corner[1] + size[1])

@@ -15,13 +15,14 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from measure import evaluate, upsample
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from street_data import IGNORE, Data, Recipe, batches, class_weights, load_camvid, load_scenes
 from torch import nn
 from torch.nn import functional
@@ -46,11 +47,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=("camvid", "scenes"), required=True)
     parser.add_argument("--network", choices=("enet", "pspnet-small"), required=True)
     parser.add_argument("--root", type=Path, help="CamVid folder with images/ and labels/")
-    parser.add_argument("--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes")
+    parser.add_argument(
+        "--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes"
+    )
     parser.add_argument("--minutes", type=float, default=20.0, help="time limit; sets the schedule")
     parser.add_argument("--steps", type=int, help="stop after so many steps, if that is earlier")
     parser.add_argument("--init", type=Path, help="weights (safetensors) to start from")
+    parser.add_argument("--learning-rate", type=float, help="peak, in place of the recipe's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for weights and log")
@@ -64,7 +70,9 @@ def load(options: argparse.Namespace) -> tuple[Data, Data, tuple[str, ...]]:
     """Training data, validation data and class names."""
     if options.data == "camvid":
         return load_camvid(options.root, "train"), load_camvid(options.root, "val"), CAMVID.names
-    train, val = (load_scenes(s, n, options.cache) for s, n in zip(("train", "val"), options.frames, strict=True))
+    train, val = (
+        load_scenes(s, n, options.cache) for s, n in zip(("train", "val"), options.frames, strict=True)
+    )
     return train, val, CITYSCAPES.names
 
 
@@ -78,7 +86,7 @@ def save(network: nn.Module, path: Path) -> None:
         for name, tensor in network.state_dict().items()
     }
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
+    partial.write_bytes(serialise(tensors))
     os.replace(partial, path)
 
 
@@ -126,7 +134,9 @@ def fit(
             group["lr"] = recipe.learning_rate * schedule(len(losses), progress)
         with torch.autocast(device.type, torch.bfloat16):
             logits = network(pixels.to(device, memory_format=torch.channels_last))
-        loss = functional.cross_entropy(upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE)
+        loss = functional.cross_entropy(
+            upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE
+        )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -148,6 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, val, names = load(options)
     recipe = RECIPES[options.data, options.network]
+    if options.learning_rate:
+        recipe = replace(recipe, learning_rate=options.learning_rate)
     network = NETWORKS[options.network](len(names))
     if options.init:
         network.load_state_dict(load_file(options.init))

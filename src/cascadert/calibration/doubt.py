@@ -41,10 +41,11 @@ class Doubt:
     spread: Mapping[str, NDArray[np.float32]]
 
 
-def doubt_of(module: Stage, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Doubt:
-    """Run a stage's torch module again under perturbations, on the inputs that gave `outputs`."""
+def doubt_of(
+    module: Stage, inputs: Mapping[str, Array], outputs: Mapping[str, Array], margins: NDArray[np.float32]
+) -> Doubt:
+    """Run a stage's torch module again under perturbations, on the inputs that gave `outputs` and `margins`."""
     arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
-    margins = module.margins(*arguments).numpy()
     spread = {name: np.zeros_like(value) for name, value in outputs.items() if value.dtype == np.float32}
     for seed in range(DRAWS):
         with _perturbed(module.network, seed):

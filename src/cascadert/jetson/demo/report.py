@@ -106,7 +106,7 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
         place = {"xytext": (0, 3), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         quality.annotate(name, (0.5, level), **place, color=_QUALITY, fontsize=8)
     quality.margins(y=0.12)
-    cost.set_ylim(bottom=0)
+    cost.set_ylim(0, 1.1 * max(row.median_ms for row in rows))
     quality.set_xlabel("θ, bits: blocks with a higher score are refined")
     return figure
 
