@@ -3,8 +3,9 @@
     python bench/full_size.py -o bench/results/full_size.json --work /tmp/full_size
 
 Weights are random (prepared so that the mean entropy is one bit), so the figures are about exactness, not quality. For
-each frame and grid it exports the cascade, compares it with PyTorch on a generated street, runs the same frame twice,
-and runs two cameras against two single frames. Bundles stay in the work folder for `bench/build_table.py`.
+each frame and grid it exports the cascade, compares the form that TensorRT gets with PyTorch on a generated street (in
+ONNX Runtime), then runs ONNX Runtime's own form: the same frame twice, and two cameras against two single frames.
+Bundles stay in the work folder for `bench/build_table.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from safetensors.torch import save_file
 from cascadert.bundle import Bundle
 from cascadert.calibration.parity import ParityOptions, check_parity
 from cascadert.export.compile import ExportOptions, export_bundle, reference_stages
-from cascadert.runtime.pipeline import RuntimeOptions, open_pipeline
+from cascadert.export.lowering import lower
+from cascadert.runtime.devices.host import HostDevice
+from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
 from cascadert.scenes import SceneOptions, render
 from cascadert.spec import ThresholdPolicy, TopKPolicy, load_spec
 
@@ -103,12 +106,12 @@ def prepare_weights(work: Path) -> None:
 def check(case: Case, work: Path, threads: int) -> dict[str, Any]:
     """Run every check of one case."""
     bundle, export_s = case.export(work, cameras=1)
-    report = check_parity(bundle, options=ParityOptions(frames=1, threads=threads))
+    report = check_parity(bundle, options=ParityOptions(frames=1, threads=threads, dialect="tensorrt"))
     rows = {f"{row.stage}.{row.port}": row for row in report.rows}
     scores, labels = rows["fast.scores"], [row for row in report.rows if row.port == "labels"]
     options = SceneOptions(case.height, case.width)
     frames = np.stack([render(1000 + camera, 0, options).image for camera in range(2)])
-    with open_pipeline(bundle, RuntimeOptions(threads)) as pipeline:
+    with lowered(bundle, threads) as pipeline:
         first, again = (pipeline.infer(frames[:1]) for _ in range(2))
         # Between the best and second score of the easier frame: few enough blocks for a CPU, and some of either frame.
         none = {"accurate": TopKPolicy(policy="top-k", k=0)}
@@ -117,7 +120,7 @@ def check(case: Case, work: Path, threads: int) -> dict[str, Any]:
         policy = {"accurate": ThresholdPolicy(theta=float(easier[0] + easier[1]) / 2)}
         singles = [pipeline.infer(frame[np.newaxis], policy) for frame in frames]
     pair_bundle, _ = case.export(work, cameras=2)
-    with open_pipeline(pair_bundle, RuntimeOptions(threads)) as pipeline:
+    with lowered(pair_bundle, threads) as pipeline:
         pair = pipeline.infer(frames, policy)
     return {
         "case": case.name,
@@ -135,10 +138,16 @@ def check(case: Case, work: Path, threads: int) -> dict[str, Any]:
     }
 
 
+def lowered(bundle: Bundle, threads: int) -> Pipeline:
+    """Load what a deployment for the CPU holds: the graphs lowered for ONNX Runtime."""
+    graphs = {name: lower(graph, "onnxruntime") for name, graph in bundle.graphs.items()}
+    return Pipeline(bundle.manifest, load_executables(graphs, RuntimeOptions(threads)), HostDevice())
+
+
 def _same(pair: Any, singles: list[Any]) -> bool:
-    labels = np.array_equal(pair.labels, np.concatenate([single.labels for single in singles]))
+    labels = np.concatenate([single.labels for single in singles])
     scores = np.sort(np.concatenate([single.tensors["fast.scores"] for single in singles]))[::-1]
-    return labels and np.array_equal(pair.tensors["fast.scores"], scores)
+    return np.array_equal(pair.labels, labels) and np.array_equal(pair.tensors["fast.scores"], scores)
 
 
 def run(work: Path, threads: int, only: str | None) -> Iterator[dict[str, Any]]:

@@ -18,9 +18,7 @@ def predict(network: nn.Module, frame: Tensor, scale: float, device: torch.devic
     """Labels ``[H, W]`` of one uint8 frame ``[H, W, 3]``, seen whole at ``scale``."""
     height, width = frame.shape[:2]
     size = (round(height * scale), round(width * scale))
-    shrunk = functional.interpolate(
-        normalise(frame[None].to(device)), size=size, mode="bilinear", align_corners=False
-    )
+    shrunk = functional.interpolate(normalise(frame[None].to(device)), size=size, mode="bilinear", align_corners=False)
     return upsample(network(shrunk), (height, width)).argmax(1)[0].cpu()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
+from cascadert.classes import CAMVID, CITYSCAPES
 from cascadert.scenes import Scene, SceneOptions, render
 
 IGNORE = 255
@@ -60,14 +62,20 @@ class Recipe:
     balance: float = 0.4
 
 
+RECIPES: dict[tuple[str, str], Recipe] = {
+    ("camvid", "enet"): Recipe(scale=0.6, crop=(216, 288)),
+    ("camvid", "pspnet-small"): Recipe(scale=1.0, crop=(256, 256), overhang=68, block=120, halo=68),
+    ("scenes", "enet"): Recipe(scale=0.5, crop=(192, 256)),
+    ("scenes", "pspnet-small"): Recipe(scale=1.0, crop=(192, 192), overhang=48, block=96, halo=48),
+}
+
+
 def load_camvid(root: Path, split: str) -> Data:
     """Reads ``root/images/<split>/*`` and ``root/labels/<split>/*.png`` (class 0..10, 255 = void)."""
     folder = root / "images" / split
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     if not paths:
-        raise SystemExit(
-            f"--root {root}: no images in {folder}; point --root at the folder that holds images/"
-        )
+        raise SystemExit(f"--root {root}: no images in {folder}; point --root at the folder that holds images/")
     images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     labels = [np.asarray(Image.open(root / "labels" / split / f"{path.stem}.png")) for path in paths]
     return Data(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)))
@@ -85,12 +93,29 @@ def load_scenes(split: str, frames: int, cache: Path) -> Data:
         with ProcessPoolExecutor() as pool:
             streets = list(track(pool.map(_street, seeds, chunksize=8), f"render {split}", frames))
         cache.mkdir(parents=True, exist_ok=True)
-        for path, arrays in zip(
-            paths, zip(*((s.image, s.labels) for s in streets), strict=True), strict=True
-        ):
+        for path, arrays in zip(paths, zip(*((s.image, s.labels) for s in streets), strict=True), strict=True):
             np.save(path, np.stack(arrays))
     images, labels = (torch.from_numpy(np.load(path, mmap_mode="c")) for path in paths)
     return Data(images, labels)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that :func:`load` reads."""
+    parser.add_argument("--data", choices=("camvid", "scenes"), required=True)
+    parser.add_argument("--network", choices=("enet", "pspnet-small"), required=True)
+    parser.add_argument("--root", type=Path, help="CamVid folder with images/ and labels/")
+    parser.add_argument("--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes")
+
+
+def load(options: argparse.Namespace, split: str) -> tuple[Data, tuple[str, ...]]:
+    """Frames of ``split`` (train or val) and class names."""
+    if options.data == "scenes":
+        frames = options.frames[("train", "val").index(split)]
+        return load_scenes(split, frames, options.cache), CITYSCAPES.names
+    if options.root is None:
+        raise SystemExit("--data camvid: no --root; give the folder that holds images/ and labels/")
+    return load_camvid(options.root, split), CAMVID.names
 
 
 def normalise(frames: Tensor) -> Tensor:
@@ -99,9 +124,7 @@ def normalise(frames: Tensor) -> Tensor:
     return (planes - planes.new_tensor(MEAN).view(3, 1, 1)) / planes.new_tensor(STD).view(3, 1, 1)
 
 
-def window(
-    frame: Tensor, labels: Tensor, corner: tuple[int, int], size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def window(frame: Tensor, labels: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Cuts a window that may leave the frame: pixels are replicated there, labels ignored."""
     rows = torch.arange(corner[0], corner[0] + size[0])
     columns = torch.arange(corner[1], corner[1] + size[1])

@@ -23,36 +23,20 @@ import torch
 from measure import evaluate, upsample
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
-from street_data import IGNORE, Data, Recipe, batches, class_weights, load_camvid, load_scenes
+from street_data import IGNORE, RECIPES, Data, Recipe, add_data_arguments, batches, class_weights, load
 from torch import nn
 from torch.nn import functional
 
-from cascadert.classes import CAMVID, CITYSCAPES
 from cascadert.export.macs import count_macs, count_parameters
 from cascadert.export.models import NETWORKS
 
 WARM_UP_STEPS = 50
 CHECKPOINT_MINUTES = 3.0
 
-RECIPES: dict[tuple[str, str], Recipe] = {
-    ("camvid", "enet"): Recipe(scale=0.6, crop=(216, 288)),
-    ("camvid", "pspnet-small"): Recipe(scale=1.0, crop=(256, 256), overhang=68, block=120, halo=68),
-    ("scenes", "enet"): Recipe(scale=0.5, crop=(192, 256)),
-    ("scenes", "pspnet-small"): Recipe(scale=1.0, crop=(192, 192), overhang=48, block=96, halo=48),
-}
-
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a network of a cascade.")
-    parser.add_argument("--data", choices=("camvid", "scenes"), required=True)
-    parser.add_argument("--network", choices=("enet", "pspnet-small"), required=True)
-    parser.add_argument("--root", type=Path, help="CamVid folder with images/ and labels/")
-    parser.add_argument(
-        "--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on"
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes"
-    )
+    add_data_arguments(parser)
     parser.add_argument("--minutes", type=float, default=20.0, help="time limit; sets the schedule")
     parser.add_argument("--steps", type=int, help="stop after so many steps, if that is earlier")
     parser.add_argument("--init", type=Path, help="weights (safetensors) to start from")
@@ -60,20 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for weights and log")
-    options = parser.parse_args(arguments)
-    if options.data == "camvid" and options.root is None:
-        parser.error("--data camvid needs --root, the folder that holds images/ and labels/")
-    return options
-
-
-def load(options: argparse.Namespace) -> tuple[Data, Data, tuple[str, ...]]:
-    """Training data, validation data and class names."""
-    if options.data == "camvid":
-        return load_camvid(options.root, "train"), load_camvid(options.root, "val"), CAMVID.names
-    train, val = (
-        load_scenes(s, n, options.cache) for s, n in zip(("train", "val"), options.frames, strict=True)
-    )
-    return train, val, CITYSCAPES.names
+    return parser.parse_args(arguments)
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -134,9 +105,7 @@ def fit(
             group["lr"] = recipe.learning_rate * schedule(len(losses), progress)
         with torch.autocast(device.type, torch.bfloat16):
             logits = network(pixels.to(device, memory_format=torch.channels_last))
-        loss = functional.cross_entropy(
-            upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE
-        )
+        loss = functional.cross_entropy(upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -156,7 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train, val, names = load(options)
+    train, names = load(options, "train")
+    val, _ = load(options, "val")
     recipe = RECIPES[options.data, options.network]
     if options.learning_rate:
         recipe = replace(recipe, learning_rate=options.learning_rate)

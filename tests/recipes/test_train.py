@@ -31,14 +31,17 @@ def coloured_frames(count: int, height: int = 48, width: int = 64) -> street_dat
 
 
 @pytest.mark.parametrize("build", [enet, lambda classes: pspnet_small(classes, width=8)])
-def test_loss_falls_and_the_file_loads_back(build: Callable[[int], nn.Module], tmp_path: Path) -> None:
+def test_loss_falls_and_the_file_loads_back(
+    build: Callable[[int], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "WARM_UP_STEPS", 10)
     torch.manual_seed(0)
-    recipe = street_data.Recipe(scale=1.0, crop=(32, 32), overhang=8, batch=4, learning_rate=2e-2)
+    recipe = street_data.Recipe(scale=1.0, crop=(32, 32), overhang=8, batch=4, learning_rate=1e-2)
     path = tmp_path / "network.safetensors"
     network = build(3)
     losses = train.fit(network, coloured_frames(8), recipe, 3, path, minutes=5, steps=40)
     assert len(losses) == 40
-    assert sum(losses[-4:]) < 0.75 * sum(losses[:4])
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
 
     loaded = build(3)
     loaded.load_state_dict(load_file(path), strict=True)
@@ -68,6 +71,8 @@ def test_command_writes_weights_and_a_log_of_what_it_measured(
             "pspnet-small",
             "--root",
             str(tmp_path),
+            "--threads",
+            "1",
             "--steps",
             "2",
             "-o",

@@ -42,10 +42,12 @@ class PSPNet(nn.Module):
         classes: number of classes K.
         context: channels of each pyramid branch.
         hidden: channels of the 3x3 convolution before the classifier.
+        enlarge: the image is enlarged by this first (bilinear), which makes the stride finer: 8 / enlarge.
     """
 
-    def __init__(self, backbone: DilatedResNet, classes: int, context: int, hidden: int) -> None:
+    def __init__(self, backbone: DilatedResNet, classes: int, context: int, hidden: int, enlarge: float = 1.0) -> None:
         super().__init__()
+        self.enlarge = enlarge
         self.backbone = backbone
         self.pyramid = PyramidPooling(backbone.channels, context, BINS)
         self.head = nn.Sequential(
@@ -61,8 +63,11 @@ class PSPNet(nn.Module):
             x: float images ``[N, 3, H, W]``.
 
         Returns:
-            Logits ``[N, K, ceil(H/8), ceil(W/8)]``.
+            Logits ``[N, K, ceil(H/8), ceil(W/8)]``, of the enlarged H and W.
         """
+        if self.enlarge != 1.0:
+            size = [round(side * self.enlarge) for side in x.shape[-2:]]
+            x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         logits: torch.Tensor = self.head(self.pyramid(self.backbone(x)))
         return logits
 
@@ -74,7 +79,11 @@ def pspnet_r50(classes: int) -> PSPNet:
 
 
 def pspnet_small(
-    classes: int, width: int = 24, blocks: tuple[int, int, int, int] = (2, 2, 2, 1), hidden: int = 96
+    classes: int,
+    width: int = 24,
+    blocks: tuple[int, int, int, int] = (2, 2, 2, 1),
+    hidden: int = 96,
+    enlarge: float = 1.0,
 ) -> PSPNet:
     """Builds a PSPNet of basic blocks, small enough to train and run on a CPU.
 
@@ -83,6 +92,7 @@ def pspnet_small(
         width: channels of the stem and of layer 1; layer 4 has eight times as many.
         blocks: residual blocks in each of the four layers.
         hidden: channels before the classifier.
+        enlarge: factor by which the image is enlarged first; costs its square and needs no other weights.
     """
     backbone = DilatedResNet(BasicBlock, blocks, stem=(width, width, width), width=width)
-    return PSPNet(backbone, classes, context=2 * width, hidden=hidden)
+    return PSPNet(backbone, classes, context=2 * width, hidden=hidden, enlarge=enlarge)
