@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import evaluate, upsample
+from measure import evaluate, resize
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from street_data import IGNORE, RECIPES, Data, Recipe, add_data_arguments, batches, class_weights, load
@@ -105,7 +105,7 @@ def fit(
             group["lr"] = recipe.learning_rate * schedule(len(losses), progress)
         with torch.autocast(device.type, torch.bfloat16):
             logits = network(pixels.to(device, memory_format=torch.channels_last))
-        loss = functional.cross_entropy(upsample(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE)
+        loss = functional.cross_entropy(resize(logits, recipe.crop), labels.to(device), weights, ignore_index=IGNORE)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -66,7 +66,7 @@ def test_a_smooth_network_is_not_in_doubt() -> None:
     stage = stage_of(nn.Conv2d(3, 2, 3, padding=1))
     frame = np.random.default_rng(0).integers(0, 256, (1, 8, 12, 3), np.uint8)
     found = doubt(stage, frame)
-    assert not (found.margins == 0).any()
+    assert (found.margins <= TIE_LOGITS).mean() < 0.01
     assert found.spread["scores"].max() == pytest.approx(0, abs=1e-4)
 
 

@@ -61,7 +61,7 @@ def test_command_writes_weights_and_a_log_of_what_it_measured(
             for index, one in enumerate(pixels):
                 Image.fromarray(one.numpy()).save(folder / f"{index}.png")
     recipe = street_data.Recipe(scale=1.0, crop=(32, 32), batch=2, block=16, halo=8)
-    monkeypatch.setitem(train.RECIPES, ("camvid", "pspnet-small"), recipe)
+    monkeypatch.setitem(street_data.RECIPES, ("camvid", "pspnet-small"), recipe)
     out = tmp_path / "out"
     train.main(
         [
@@ -85,6 +85,12 @@ def test_command_writes_weights_and_a_log_of_what_it_measured(
     assert 0 <= log["val_blocks"]["miou"] <= 1 and len(log["val_whole_frame"]["iou"]) == 11
     pspnet_small(11).load_state_dict(load_file(out / "pspnet_small.safetensors"), strict=True)
     assert not list(out.glob("*.partial"))
+
+    weights = str(out / "pspnet_small.safetensors")
+    measure.main(
+        ["--data", "camvid", "--network", "pspnet-small", "--root", str(tmp_path), "--weights", weights, "--blocks"]
+    )
+    assert json.loads(capsys.readouterr().out) == log["val_blocks"]
 
 
 def test_camvid_needs_a_folder_with_images(tmp_path: Path) -> None:
@@ -119,7 +125,8 @@ def test_blocks_of_a_pixelwise_network_equal_the_whole_frame(block: int, halo: i
     frame = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8)
     device = torch.device("cpu")
     whole = measure.predict(network, frame, 1.0, device)
-    blocks = measure.predict_blocks(network, frame, block, halo, device)
+    recipe = street_data.Recipe(scale=1.0, crop=(16, 16), block=block, halo=halo)
+    blocks = measure.predict_blocks(network, frame, recipe, device)
     assert torch.equal(whole, blocks.long())
 
 

@@ -44,3 +44,13 @@ def test_pyramid_sees_the_means_of_its_bins() -> None:
     assert torch.equal(y[:, :2], x)
     torch.testing.assert_close(y[:, 2:5], one)
     assert y.shape == (1, 8, 4, 6)
+
+
+def test_enlarging_equals_an_enlarged_image() -> None:
+    torch.manual_seed(0)
+    plain, enlarged = pspnet_small(5, width=8).eval(), pspnet_small(5, width=8, enlarge=1.25).eval()
+    enlarged.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        big = nn.functional.interpolate(x, size=(80, 120), mode="bilinear", align_corners=False)
+        assert torch.equal(enlarged(x), plain(big))
