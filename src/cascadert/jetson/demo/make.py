@@ -51,7 +51,7 @@ class DemoOptions:
     targets: tuple[str, ...] = ("rtx-40", "rtx-30", "cpu")
     streets: tuple[int, ...] = (11, 13, 21)
     frames_per_street: int = 20
-    thetas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+    thetas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 2.5)
     sweep_every: int = 4
     threads: int = 0
 

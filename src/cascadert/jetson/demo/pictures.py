@@ -16,8 +16,8 @@ from cascadert.jetson.run import refined_blocks
 from cascadert.runtime.pipeline import Result
 from cascadert.spec import CascadeSpec
 
-HEAT_BITS = 2.0
-"""Entropy that is drawn yellow: a tie between four classes."""
+HEAT_BITS = 3.0
+"""Entropy that is drawn yellow: a tie between eight classes."""
 
 _LABEL_OPACITY = 0.8
 _BACKGROUND, _INK = (24, 26, 31), (236, 238, 242)
