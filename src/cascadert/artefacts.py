@@ -6,14 +6,16 @@ reader refuses what is missing, changed, outside the folder, or of an unknown sc
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -48,11 +50,39 @@ class Manifest(Strict):
 
 
 M = TypeVar("M", bound=Manifest)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_its_folder(read: Callable[Concatenate[Path, P], R]) -> Callable[Concatenate[Path, P], R]:
+    """Let a function of a folder answer what the file system refuses with an error of ours."""
+
+    @functools.wraps(read)
+    def guarded(folder: Path, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with readable(folder):
+            return read(folder, *args, **kwargs)
+
+    return guarded
 
 
 def make_part(path: str, content: bytes) -> Part:
     """Describe `content` as the part at `path`, relative to the artefact's folder."""
     return Part(path=path, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error of ours.
+
+    Raises:
+        BundleError: no permission, a name that is too long, a disk that fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            str(path), f"cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from error
 
 
 def check_output(folder: Path, manifests: Collection[str], *, replace: bool = False) -> None:
@@ -61,9 +91,12 @@ def check_output(folder: Path, manifests: Collection[str], *, replace: bool = Fa
     Raises:
         InvalidRequest: something is there already and `replace` is false, or what is there is not such an artefact.
     """
-    if folder.exists() and not replace:
+    with readable(folder):
+        exists = folder.exists()
+        known = not exists or _is_artefact(folder, manifests)
+    if exists and not replace:
         raise InvalidRequest(str(folder), "exists already", "choose another output, or pass --force to replace it")
-    if folder.exists() and not _is_artefact(folder, manifests):
+    if not known:
         raise InvalidRequest(str(folder), "is not an artefact of this kind", "choose another output")
 
 
@@ -114,6 +147,7 @@ def _write_and_swap(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@_in_its_folder
 def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> M:
     """Read and validate the manifest `file_name` of `folder`; parts are not touched yet.
 
@@ -142,6 +176,7 @@ def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> 
         raise BundleError(subject, problem["msg"].removeprefix("Value error, "), "write it anew") from error
 
 
+@_in_its_folder
 def read_part(folder: Path, part: Part) -> bytes:
     """Read one part and check it against its description.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cascadert.artefacts import Manifest, Part, make_part, read_manifest, read_part, write_folder
+from cascadert.artefacts import Manifest, Part, make_part, read_manifest, read_part, readable, write_folder
 from cascadert.bundle import BUNDLE_FILE, Bundle, BundleManifest, read_bundle
 from cascadert.errors import BundleError
 from cascadert.spec import Strict
@@ -25,12 +25,19 @@ Precision = Literal["fp32"]
 
 
 class BuiltFor(Strict):
-    """What an engine was built for. `compute_capability` is absent for a CPU."""
+    """What an engine was built for, and how.
+
+    `compute_capability` is absent for a CPU. `blocks` is the smallest, typical and largest n that refinement engines
+    take; a CPU takes any.
+    """
 
     target: str
     backend: Backend
     precision: Precision
     compute_capability: str | None = None
+    blocks: tuple[int, int, int] | None = None
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
 
 
 class EngineEntry(Strict):
@@ -111,8 +118,10 @@ def open_artefact(path: Path) -> Bundle | Deployment:
     Raises:
         BundleError: neither does, or it does not pass its checks.
     """
-    if (path / DEPLOYMENT_FILE).is_file():
+    with readable(path):
+        built, other = (path / DEPLOYMENT_FILE).is_file(), path.is_dir() and not (path / BUNDLE_FILE).is_file()
+    if built:
         return read_deployment(path)
-    if path.is_dir() and not (path / BUNDLE_FILE).is_file():
+    if other:
         raise BundleError(str(path), f"has no {BUNDLE_FILE} and no {DEPLOYMENT_FILE}", "give a bundle or deployment")
     return read_bundle(path)

@@ -116,7 +116,7 @@ class ThresholdPolicy(Strict):
 class TopKPolicy(Strict):
     """Refine the k blocks of the highest score, whatever it is."""
 
-    policy: Literal["top-k"]
+    policy: Literal["top-k"] = "top-k"
     k: Annotated[int, Field(ge=0, strict=True)]
 
 

@@ -17,6 +17,9 @@ SCORE_LIMIT_BITS = 1e-4
 TIE_LOGITS = 1e-3
 """Two classes whose logits differ by less are tied: float32 sums in another order move logits by about 1e-4."""
 
+TIED_LIMIT = 0.01
+"""Share of a port's elements that may be tied: a reference that doubts more of its own answer shows nothing."""
+
 DIFFERENT_LABELS_LIMIT = 0
 """Pixels outside ties whose label may differ."""
 

@@ -19,7 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from cascadert.bundle import Bundle, StageEntry
-from cascadert.calibration.comparison import Comparison, compare_labels, compare_order, compare_values
+from cascadert.calibration.comparison import (
+    SCORE_LIMIT_BITS,
+    TIED_LIMIT,
+    Comparison,
+    compare_labels,
+    compare_order,
+    compare_values,
+)
 from cascadert.calibration.doubt import Doubt, doubt_of
 from cascadert.errors import BundleError, ParityError
 from cascadert.export.compile import reference_stages
@@ -33,7 +40,7 @@ from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
 from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
 from cascadert.runtime.selection import make_selector
 from cascadert.scenes import SceneOptions, render
-from cascadert.spec import CascadeSpec, load_spec
+from cascadert.spec import CascadeSpec, TopKPolicy, load_spec
 
 Array = NDArray[Any]
 Planes = Mapping[str, Array]
@@ -182,7 +189,18 @@ def _compare_frame(
 
 def _end_to_end(planes: Planes, pairs: list[_Pair], pipeline: Pipeline, collected: _Collected) -> Comparison:
     """Compare the labels of the whole cascade, each on its own decisions."""
-    found, wanted = pipeline.infer(dict(planes)).labels, pairs[-1].wanted["labels"]
+    result, wanted = pipeline.infer(dict(planes)), pairs[-1].wanted["labels"]
+    flipped = {
+        pair.name: TopKPolicy(k=pair.count)
+        for pair, run in ((pair, run) for pair in pairs for run in result.runs if run.stage == pair.name)
+        if run.n is not None
+        and run.scores is not None
+        and run.n != pair.count
+        and _at_the_cut(run.scores, run.n, pair.count)
+    }
+    if flipped:  # a score within its limit of the threshold: either decision is right, so both take PyTorch's
+        result = pipeline.infer(dict(planes), flipped)
+    found = result.labels
     collected.classes.update(np.unique(found).tolist())
     margins = np.full(wanted.shape, np.inf, np.float32)
     if np.array_equal(wanted, found):
@@ -191,6 +209,12 @@ def _end_to_end(planes: Planes, pairs: list[_Pair], pipeline: Pipeline, collecte
     if row.passed:
         return row
     return compare_labels("end to end", wanted, found, _latest(margins, [pair.doubt.margins for pair in pairs]))
+
+
+def _at_the_cut(scores: NDArray[np.float32], n: int, wanted: int) -> bool:
+    """Whether all blocks between two decisions score alike, as they do on either side of a threshold that they meet."""
+    between = scores[min(n, wanted) : max(n, wanted)]
+    return float(between.max() - between.min()) <= 2 * SCORE_LIMIT_BITS
 
 
 def _latest(margins: NDArray[np.float32], stages: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -214,6 +238,8 @@ class _Pair:
         self, stage: StageEntry, module: Stage, inputs: Mapping[str, Array], executable: OnnxRuntimeExecutable
     ) -> None:
         self._stage, self._module, self._inputs = stage, module, inputs
+        self.name = stage.name
+        self.count = len(inputs["indices"]) if "indices" in inputs else 0
         arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
         outputs = (output.numpy() for output in module(*arguments))
         self.wanted: dict[str, Array] = dict(zip(module.output_names, outputs, strict=True))
@@ -282,8 +308,12 @@ class _Collected:
         if frames and len(self.classes) < 2:
             vacuous.append("one class everywhere")
         vacuous += [f"stage '{name}' refined no block" for name, counts in self.selected.items() if not any(counts)]
+        merged = tuple(Comparison.merged(rows) for rows in self._rows.values())
+        for row in merged:
+            if row.port in ("labels", "entropy") and row.tied > TIED_LIMIT * row.elements:
+                vacuous.append(f"{row.tied / row.elements:.1%} of {row.stage}.{row.port} are ties")
         return ParityReport(
-            rows=tuple(Comparison.merged(rows) for rows in self._rows.values()),
+            rows=merged,
             frames=frames,
             selected={name: tuple(counts) for name, counts in self.selected.items()},
             blocks=spec.frame.cameras * spec.make_grid().size,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -48,14 +48,18 @@ def export(
 def parity(
     bundle: BundlePath,
     frames: Annotated[
-        Path | None,
-        typer.Option(metavar="SOURCE", help="Image, folder or video to compare on; else generated streets."),
+        list[Path] | None,
+        typer.Option(metavar="SOURCE", help="Image, folder or video, one per camera; else generated streets."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Frames to generate, or to take of SOURCE at most.")] = 3,
     spec: Annotated[
         Path | None, typer.Option(metavar="SPEC", help="The specification's present path, if it moved since export.")
     ] = None,
     glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder to take.")] = None,
+    dialect: Annotated[
+        Literal["semantic", "onnxruntime", "tensorrt"],
+        typer.Option(help="Which form of the graphs to run: the bundle's own, or what a backend is given."),
+    ] = "semantic",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -72,8 +76,8 @@ def parity(
 
     opened = read_bundle(bundle)
     with ExitStack() as stack, tracking("comparing frames", quiet=as_json) as tracker:
-        given = None if frames is None else _planes(stack, opened, frames, glob, count)
-        options = ParityOptions(spec=spec, frames=count, threads=threads)
+        given = None if not frames else _planes(stack, opened, frames, glob, count)
+        options = ParityOptions(spec=spec, frames=count, threads=threads, dialect=dialect)
         report = check_parity(opened, given, options, lambda done: tracker.count(done, count))
     if as_json:
         print_json(report.to_json())
@@ -83,11 +87,11 @@ def parity(
 
 
 def _planes(
-    stack: ExitStack, bundle: Bundle, source: Path, glob: str | None, count: int
+    stack: ExitStack, bundle: Bundle, sources: list[Path], glob: str | None, count: int
 ) -> Iterator[Mapping[str, Any]]:
     from cascadert.jetson.sources import Cameras
 
-    cameras = stack.enter_context(Cameras([source], bundle.spec.frame, pattern=glob))
+    cameras = stack.enter_context(Cameras(sources, bundle.spec.frame, pattern=glob))
     return (cameras.planes(frames) for frames in islice(cameras, count))
 
 

@@ -68,7 +68,7 @@ class Tracker:
 @contextmanager
 def tracking(description: str, *, quiet: bool = False, counted: bool = True) -> Iterator[Tracker]:
     """Show a progress bar while the body runs; `counted` adds "3/10" to it."""
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
     if counted:
         columns.insert(3, MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:

@@ -132,6 +132,9 @@ def _print_built(manifest: DeploymentManifest) -> None:
     built = manifest.built_for
     capability = f", compute capability {built.compute_capability}" if built.compute_capability else ""
     out.print(f"built for [bold]{built.target}[/bold]: {built.backend}, {built.precision}{capability}")
+    if built.blocks is not None:
+        smallest, typical, largest = built.blocks
+        out.print(f"refines {smallest} to {largest} blocks, tuned for {typical}")
     table = Table("stage", "engine", "built in", box=SIMPLE_HEAD)
     for entry in manifest.engines:
         table.add_row(entry.stage, show_bytes(entry.engine.bytes), f"{entry.build_seconds:.1f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -98,13 +99,13 @@ def build_engine(
     for stage in bundle.manifest.stages:
         built[stage.name] = _build_stage(bundle, stage.name, target, options, heard)
         heard(BuildProgress(stage.name, "finished", fraction=1.0))
-    manifest = _describe(bundle, target, precision, built)
+    manifest = _describe(bundle, target, precision, options, built)
     engines = {name: stage.engine for name, stage in built.items()}
     return write_deployment(output, manifest, engines, replace=options.replace)
 
 
 def _describe(
-    bundle: Bundle, target: Target, precision: Precision, built: dict[str, BuiltEngine]
+    bundle: Bundle, target: Target, precision: Precision, options: BuildOptions, built: dict[str, BuiltEngine]
 ) -> DeploymentManifest:
     suffix = "onnx" if target.backend == "onnxruntime" else "engine"
     entries = [
@@ -121,6 +122,9 @@ def _describe(
         backend=target.backend,
         precision=precision,
         compute_capability=target.compute_capability,
+        blocks=None if target.compute_capability is None else block_profile(bundle, options),
+        workspace_bytes=options.workspace_bytes,
+        optimization_level=options.optimization_level,
     )
     versions = {"onnx": metadata.version("onnx")}
     for stage in built.values():
@@ -160,8 +164,10 @@ def _check(bundle: Bundle, target: Target, output: Path, options: BuildOptions) 
         raise InvalidRequest("optimization_level", f"is {options.optimization_level}", "choose 0 to 5")
     if options.workspace_bytes is not None and options.workspace_bytes <= 0:
         raise InvalidRequest("workspace_bytes", f"is {options.workspace_bytes}", "give a positive number of bytes")
-    if options.timeout_s <= 0:
-        raise InvalidRequest("timeout_s", f"is {options.timeout_s:g}", "give a positive number of seconds")
+    if not 0 < options.timeout_s <= threading.TIMEOUT_MAX:
+        raise InvalidRequest(
+            "timeout_s", f"is {options.timeout_s:g}", f"give a number of seconds up to {threading.TIMEOUT_MAX:g}"
+        )
     check_output(output, [DEPLOYMENT_FILE], replace=options.replace)
     block_profile(bundle, options)
     return precision

@@ -64,7 +64,11 @@ def _import(name: str, folder: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module  # dataclasses and torch.export look classes up by their module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # a network of several files imports its neighbours
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

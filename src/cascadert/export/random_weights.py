@@ -1,11 +1,13 @@
 """Random weights with which a cascade still decides something.
 
 A freshly initialised network has useless entropy: near log2 K everywhere, or near 0. So batch norms take their
-statistics from real pixels, and the last layer is centred per class and scaled until the mean entropy is one bit.
+statistics from real pixels, and the last layer is centred per class and scaled until the mean entropy is one bit (half
+a bit for two classes).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -38,13 +40,15 @@ def prepare(name: str, network: nn.Module, pixels: Tensor) -> None:
     layer, output = _last_layer(name, network, pixels)
     if layer.bias is not None:
         layer.bias -= output.mean(dim=[axis for axis in range(output.dim()) if axis != 1])
-    scale = _scale_for(as_class_logits(network(pixels)).float())
+    logits = as_class_logits(network(pixels)).float()
+    aim = min(MEAN_ENTROPY_BITS, math.log2(logits.shape[1]) / 2)  # one bit is all that two classes can have
+    scale = _scale_for(logits, aim)
     layer.weight *= scale
     if layer.bias is not None:
         layer.bias *= scale
     reached = float(entropy_bits(as_class_logits(network(pixels))).mean())
-    if not 0.5 * MEAN_ENTROPY_BITS < reached < 1.5 * MEAN_ENTROPY_BITS:
-        found = f"random weights reach a mean entropy of {reached:.3f} bits, not {MEAN_ENTROPY_BITS:g}"
+    if not 0.5 * aim < reached < 1.5 * aim:
+        found = f"random weights reach a mean entropy of {reached:.3f} bits, not {aim:g}"
         raise NetworkError(f"stage '{name}'", found, "give weights")
 
 
@@ -55,7 +59,7 @@ def _take_statistics(network: nn.Module, pixels: Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over what follows
         norm.train()
-    network(pixels)
+    network(torch.cat([pixels, pixels.flip(3)]))  # two at least: a pooled map of one image has no variance
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -79,14 +83,14 @@ def _last_layer(
     return ran[-1]
 
 
-def _scale_for(logits: Tensor) -> float:
-    """Find the factor that brings the mean entropy of `logits` to the aim; entropy falls as the factor grows."""
+def _scale_for(logits: Tensor, aim: float) -> float:
+    """Find the factor that brings the mean entropy of `logits` to `aim` bits; entropy falls as the factor grows."""
     low, high = 1e-6, 1e6
     step = 1 + int((logits.shape[2] * logits.shape[3] / _SAMPLED_PIXELS) ** 0.5)
     sampled = logits[:, :, ::step, ::step].contiguous()
     for _ in range(_STEPS):
         middle = (low * high) ** 0.5
-        if float(entropy_bits(sampled * middle).mean()) > MEAN_ENTROPY_BITS:
+        if float(entropy_bits(sampled * middle).mean()) > aim:
             low = middle
         else:
             high = middle

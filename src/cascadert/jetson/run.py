@@ -107,6 +107,16 @@ def _refuse_overwriting(sources: Sequence[Path], options: RunOptions) -> None:
     for output in (options.overlay, options.labels, options.stats):
         if output is not None and output.resolve() in {source.resolve() for source in sources}:
             raise InvalidRequest(str(output), "is both a source and an output", "choose another output")
+    folders = [options.labels, options.overlay if options.overlay and not options.overlay.suffix else None]
+    for output in folders:
+        if output is not None and any(_writes_beside(output, source) for source in sources):
+            raise InvalidRequest(str(output), "holds the frames of a source", "choose another output")
+
+
+def _writes_beside(output: Path, source: Path) -> bool:
+    """Whether a folder of outputs would lie around or inside a source, where names could meet."""
+    folder, origin = output.resolve(), source.resolve()
+    return folder == origin.parent or folder in origin.parents or origin in folder.parents
 
 
 def chosen_policies(

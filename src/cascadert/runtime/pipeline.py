@@ -108,7 +108,7 @@ class Pipeline:
             self._device.upload(plane, self._slot[name], self._stream)
         runs = tuple(self._run_stage(stage, tensors, chosen) for stage in self.manifest.stages)
         kept = self._download_all(tensors, {run.stage for run in runs if run.n != 0})
-        labels = self._labels(tensors)
+        labels = self._labels(tensors, kept)
         self._stream.synchronize()
         return Result(labels, runs, MappingProxyType(kept), (time.perf_counter() - started) * 1e3)
 
@@ -167,9 +167,11 @@ class Pipeline:
             if buffer is not None and name.split(".", 1)[0] in ran
         }
 
-    def _labels(self, tensors: Mapping[str, Buffer | None]) -> NDArray[np.uint8]:
+    def _labels(self, tensors: Mapping[str, Buffer | None], kept: Mapping[str, Array]) -> NDArray[np.uint8]:
         """Return the labels of the last stage that has some; a skipped stage hands on those before it."""
         last = next(s.name for s in reversed(self.manifest.stages) if any(o.name == "labels" for o in s.outputs))
+        if f"{last}.labels" in kept:
+            return kept[f"{last}.labels"]
         labels = tensors[f"{last}.labels"]
         assert labels is not None, f"{last} was skipped, and nothing stands for its labels"
         return self._download(labels)
