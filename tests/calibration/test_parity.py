@@ -14,6 +14,7 @@ import safetensors.torch
 from onnx import numpy_helper
 
 from cascadert.bundle import Bundle, BundleManifest, stage_part, write_bundle
+from cascadert.calibration.doubt import Doubt
 from cascadert.calibration.parity import ParityOptions, check_parity
 from cascadert.errors import BundleError, ParityError, SpecError
 from cascadert.export.compile import export_bundle
@@ -187,3 +188,16 @@ def test_random_weights_can_be_checked_too(
     bundle = rewritten(toy_bundle, tmp_path / "seeded", seeded)
     with pytest.raises(BundleError, match="are not the ones that were exported"):
         check_parity(bundle, options=ONE)
+
+
+def test_a_reference_that_doubts_itself_everywhere_is_vacuous(toy_bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    def everywhere(module: Any, inputs: Any, outputs: Any, margins: np.ndarray) -> Doubt:
+        return Doubt(np.zeros_like(margins), {name: np.full_like(v, 9.0) for name, v in outputs.items() if v.ndim == 1})
+
+    monkeypatch.setattr("cascadert.calibration.parity.doubt_of", everywhere)
+    broken = perturbed(toy_bundle.graphs["fast"].onnx, "3.weight", -1.0)
+    report = check_parity(rewritten(toy_bundle, tmp_path / "broken", lambda data: None, {"fast": broken}), options=ONE)
+    assert all(row.passed for row in report.rows if row.port == "labels")
+    assert not report.passed
+    with pytest.raises(ParityError, match=r"^parity: is vacuous: [\d.]+% of fast\.labels are ties"):
+        report.check()
