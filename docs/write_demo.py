@@ -68,7 +68,7 @@ def transcript() -> list[str]:
             words = [str(Path(sys.executable).with_name("cascadert")), *shlex.split(command)[1:]]
             done = subprocess.run(words, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
             shown = [line.rstrip() for line in done.stdout.splitlines()]
-            kept = [line for line in shown if line.strip() and line != "ports" and not line.startswith(("├", "│", "└"))]
+            kept = [line for line in shown if line.strip() and line != "ports" and not line.lstrip().startswith(("├", "│", "└"))]
             lines += [f"$ {command}", *kept, ""]
     return lines[:-1]
 
