@@ -124,10 +124,10 @@ class UpsampledNetwork(torch.nn.Module):
 
     def __init__(self, network: torch.nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        self.network, self.size = network, size
+        self.inner, self.size = network, size
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(self.network(pixels), self.size, mode="bilinear", align_corners=False)
+        return F.interpolate(self.inner(pixels), self.size, mode="bilinear", align_corners=False)
 
 
 def network_session(module: torch.nn.Module, size: tuple[int, int], threads: int) -> Any:
