@@ -59,7 +59,7 @@ def write_picture() -> None:
 
 def transcript() -> list[str]:
     """Run the commands where their paths mean what they mean in the project, and leave the list of ports out."""
-    environment = {**os.environ, "COLUMNS": "92", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
     lines = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("src", "demo"):
