@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cascadert.bundle import Bundle, StageEntry
 from cascadert.calibration.comparison import (
     SCORE_LIMIT_BITS,
-    TIED_LIMIT,
+    TIED_LIMITS,
     Comparison,
     compare_labels,
     compare_order,
@@ -310,7 +310,7 @@ class _Collected:
         vacuous += [f"stage '{name}' refined no block" for name, counts in self.selected.items() if not any(counts)]
         merged = tuple(Comparison.merged(rows) for rows in self._rows.values())
         for row in merged:
-            if row.port in ("labels", "entropy") and row.tied > TIED_LIMIT * row.elements:
+            if row.tied > TIED_LIMITS.get(row.port, 1.0) * row.elements:
                 vacuous.append(f"{row.tied / row.elements:.1%} of {row.stage}.{row.port} are ties")
         return ParityReport(
             rows=merged,
