@@ -37,10 +37,10 @@ from cascadert.graph import Dialect
 from cascadert.pixels import planes_from_rgb
 from cascadert.runtime.devices.host import HostBuffer, HostDevice
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
+from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, StageRun, load_executables
 from cascadert.runtime.selection import make_selector
 from cascadert.scenes import SceneOptions, render
-from cascadert.spec import CascadeSpec, TopKPolicy, load_spec
+from cascadert.spec import CascadeSpec, ThresholdPolicy, TopKPolicy, load_spec
 
 Array = NDArray[Any]
 Planes = Mapping[str, Array]
@@ -192,11 +192,9 @@ def _end_to_end(planes: Planes, pairs: list[_Pair], pipeline: Pipeline, collecte
     result, wanted = pipeline.infer(dict(planes)), pairs[-1].wanted["labels"]
     flipped = {
         pair.name: TopKPolicy(k=pair.count)
-        for pair, run in ((pair, run) for pair in pairs for run in result.runs if run.stage == pair.name)
-        if run.n is not None
-        and run.scores is not None
-        and run.n != pair.count
-        and _at_the_cut(run.scores, run.n, pair.count)
+        for pair in pairs
+        for run in result.runs
+        if run.stage == pair.name and run.n is not None and run.n != pair.count and pair.at_the_cut(run)
     }
     if flipped:  # a score within its limit of the threshold: either decision is right, so both take PyTorch's
         result = pipeline.infer(dict(planes), flipped)
@@ -209,12 +207,6 @@ def _end_to_end(planes: Planes, pairs: list[_Pair], pipeline: Pipeline, collecte
     if row.passed:
         return row
     return compare_labels("end to end", wanted, found, _latest(margins, [pair.doubt.margins for pair in pairs]))
-
-
-def _at_the_cut(scores: NDArray[np.float32], n: int, wanted: int) -> bool:
-    """Whether all blocks between two decisions score alike, as they do on either side of a threshold that they meet."""
-    between = scores[min(n, wanted) : max(n, wanted)]
-    return float(between.max() - between.min()) <= 2 * SCORE_LIMIT_BITS
 
 
 def _latest(margins: NDArray[np.float32], stages: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -256,6 +248,14 @@ class _Pair:
     def doubt(self) -> Doubt:
         """Where PyTorch would not keep its answer; costs several runs, for differences that margins do not explain."""
         return doubt_of(self._module, self._inputs, self.wanted, self.margins)
+
+    def at_the_cut(self, run: StageRun) -> bool:
+        """Whether every block that only one of the two decisions refines scores within its limit of the threshold."""
+        policy = None if self._stage.select is None else self._stage.select.policy
+        if not isinstance(policy, ThresholdPolicy) or run.scores is None or run.n is None:
+            return False
+        between = run.scores[min(run.n, self.count) : max(run.n, self.count)]
+        return bool(np.all(np.abs(between - policy.theta) <= SCORE_LIMIT_BITS))
 
     def compare(self) -> list[Comparison]:
         """Compare every port; differences are looked at again in the light of the reference's own doubt."""
