@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from onnx import numpy_helper
 
 from cascadert.bundle import Bundle, BundleManifest, stage_part, write_bundle
 from cascadert.calibration.doubt import Doubt
-from cascadert.calibration.parity import ParityOptions, check_parity
+from cascadert.calibration.parity import ParityOptions, _Pair, check_parity
 from cascadert.errors import BundleError, ParityError, SpecError
 from cascadert.export.compile import export_bundle
+from cascadert.runtime.pipeline import StageRun
+from cascadert.spec import ThresholdPolicy
 
 ONE = ParityOptions(frames=1, threads=1)
 
@@ -201,3 +204,13 @@ def test_a_reference_that_doubts_itself_everywhere_is_vacuous(toy_bundle: Bundle
     assert not report.passed
     with pytest.raises(ParityError, match=r"^parity: is vacuous: [\d.]+% of fast\.labels are ties"):
         report.check()
+
+
+@pytest.mark.parametrize(("score", "excused"), [(0.50005, True), (0.49995, True), (0.6, False), (0.4, False)])
+def test_another_decision_is_excused_at_the_threshold_alone(toy_bundle: Bundle, score: float, excused: bool) -> None:
+    entry = toy_bundle.manifest.stages[1]
+    assert entry.select is not None
+    select = entry.select.model_copy(update={"policy": ThresholdPolicy(theta=0.5)})
+    pair = SimpleNamespace(_stage=entry.model_copy(update={"select": select}), count=1)
+    scores = np.array([0.9, score, 0.1], np.float32)
+    assert _Pair.at_the_cut(pair, StageRun("accurate", 1.0, 2, scores)) is excused
