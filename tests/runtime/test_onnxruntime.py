@@ -87,7 +87,7 @@ def test_wrong_bindings_are_refused(
 
 def test_a_dynamic_dimension_is_the_same_everywhere(stage: OnnxRuntimeExecutable) -> None:
     from cascadert.graph import TensorSpec
-    from cascadert.runtime.executable import check_bindings
+    from cascadert.executable import check_bindings
 
     specs = (TensorSpec("a", "int32", ("n",)), TensorSpec("b", "int32", ("n", 2)))
     good = {"a": HostBuffer(np.zeros(3, np.int32), "int32"), "b": HostBuffer(np.zeros((3, 2), np.int32), "int32")}

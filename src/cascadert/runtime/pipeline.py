@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from cascadert.bundle import FRAME, Bundle, BundleManifest, SelectEntry, StageEntry
 from cascadert.deployment import Deployment
+from cascadert.device import NUMPY_TYPES, Buffer, Device
 from cascadert.errors import DeploymentError, ExecutionError, InvalidRequest
+from cascadert.executable import Executable
 from cascadert.graph import Graph
-from cascadert.runtime.device import NUMPY_TYPES, Buffer, Device
 from cascadert.runtime.devices.host import HostDevice
-from cascadert.runtime.executable import Executable
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
 from cascadert.runtime.selection import Selector, make_selector
 from cascadert.spec import SelectPolicy

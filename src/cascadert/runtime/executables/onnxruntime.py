@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cascadert.device import NUMPY_TYPES, Buffer, Stream, runs_host_code
 from cascadert.errors import ExecutionError, GraphError, import_extra
+from cascadert.executable import check_bindings
 from cascadert.graph import Graph, TensorSpec
-from cascadert.runtime.device import NUMPY_TYPES, Buffer, Stream
-from cascadert.runtime.executable import check_bindings
 
 
 class OnnxRuntimeExecutable:
@@ -37,8 +37,14 @@ class OnnxRuntimeExecutable:
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise GraphError(f"stage '{name}'", f"ONNX Runtime refuses its graph: {error}", "export it anew") from error
 
+    def blocks(self, n: int) -> int:
+        """Return n: any number will do."""
+        return n
+
     def enqueue(self, bindings: Mapping[str, Buffer], stream: Stream) -> None:
         """Queue one run; see `Executable.enqueue`."""
+        if not runs_host_code(stream):
+            raise TypeError(f"ONNX Runtime runs on host streams, not on a {type(stream).__name__}")
         check_bindings(self.name, (*self.inputs, *self.outputs), bindings)
         io = self._session.io_binding()
         for bind, specs in ((io.bind_input, self.inputs), (io.bind_output, self.outputs)):
