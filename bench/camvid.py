@@ -27,8 +27,8 @@ from cascadert.bundle import Bundle
 from cascadert.calibration.metrics import ConfusionMatrix, block_oracle, pixel_oracle
 from cascadert.export.compile import ExportOptions, export_bundle
 from cascadert.export.lowering import lower
-from cascadert.runtime.devices.host import HostDevice
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
+from cascadert.runtime.open import open_graphs
+from cascadert.runtime.options import RuntimeOptions
 from cascadert.spec import ThresholdPolicy
 
 SPEC = Path(__file__).parents[1] / "examples" / "camvid" / "camvid.toml"
@@ -58,7 +58,7 @@ def evaluate(bundle: Bundle, root: Path, threads: int, limit: int | None) -> lis
     times: dict[str, list[float]] = {name: [] for name in settings}
     graphs = {name: lower(graph, "onnxruntime") for name, graph in bundle.graphs.items()}
     images = sorted((root / "images" / "val").glob("*.jpg"))[:limit]
-    with Pipeline(bundle.manifest, load_executables(graphs, RuntimeOptions(threads)), HostDevice()) as pipeline:
+    with open_graphs(bundle.manifest, graphs, RuntimeOptions(mode="serial", threads=threads)) as pipeline:
         for path in track(images, "frames"):
             image = np.asarray(Image.open(path).convert("RGB"))
             truth = np.asarray(Image.open(root / "labels" / "val" / f"{path.stem}.png"))

@@ -27,8 +27,9 @@ from cascadert.bundle import Bundle
 from cascadert.calibration.parity import ParityOptions, check_parity
 from cascadert.export.compile import ExportOptions, export_bundle, reference_stages
 from cascadert.export.lowering import lower
-from cascadert.runtime.devices.host import HostDevice
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
+from cascadert.runtime.open import open_graphs
+from cascadert.runtime.options import RuntimeOptions
+from cascadert.runtime.pipeline import Pipeline
 from cascadert.scenes import SceneOptions, render
 from cascadert.spec import ThresholdPolicy, TopKPolicy, load_spec
 
@@ -147,7 +148,8 @@ def check(case: Case, work: Path, threads: int) -> dict[str, Any]:
 def lowered(bundle: Bundle, threads: int) -> Pipeline:
     """Load what a deployment for the CPU holds: the graphs lowered for ONNX Runtime."""
     graphs = {name: lower(graph, "onnxruntime") for name, graph in bundle.graphs.items()}
-    return Pipeline(bundle.manifest, load_executables(graphs, RuntimeOptions(threads)), HostDevice())
+    options = RuntimeOptions(mode="serial", threads=threads, tensors="all")
+    return open_graphs(bundle.manifest, graphs, options)
 
 
 def _same(pair: Any, singles: list[Any]) -> bool:

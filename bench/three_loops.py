@@ -34,8 +34,9 @@ from cascadert.export.exporter import export_graph
 from cascadert.export.lowering import lower
 from cascadert.export.stages import FirstStage, RefineStage
 from cascadert.geometry import Grid
-from cascadert.runtime.devices.host import HostDevice
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, load_executables
+from cascadert.runtime.open import open_graphs
+from cascadert.runtime.options import RuntimeOptions
+from cascadert.runtime.pipeline import Pipeline
 from cascadert.scenes import SceneOptions, clip
 from cascadert.spec import ThresholdPolicy
 
@@ -164,8 +165,7 @@ def resized(array: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
 
 def compiled(bundle: Bundle, threads: int) -> tuple[Pipeline, Loop]:
     graphs = {name: lower(graph, "onnxruntime") for name, graph in bundle.graphs.items()}
-    options = RuntimeOptions(threads)
-    pipeline = Pipeline(bundle.manifest, load_executables(graphs, options), HostDevice())
+    pipeline = open_graphs(bundle.manifest, graphs, RuntimeOptions(mode="serial", threads=threads))
     stage = bundle.manifest.stages[1].name
 
     def loop(image: NDArray[np.uint8], theta: float) -> tuple[Labels, int]:

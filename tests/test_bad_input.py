@@ -36,7 +36,7 @@ from cascadert.errors import (
 from cascadert.export.compile import ExportOptions, export_bundle, reference_stages
 from cascadert.jetson.sources import open_source
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
-from cascadert.runtime.pipeline import open_pipeline
+from cascadert.runtime.open import open_pipeline
 from cascadert.spec import FrameSpec, ThresholdPolicy, load_spec, parse_spec
 
 Data = dict[str, Any]

@@ -19,7 +19,7 @@ from cascadert.deployment import (
     write_deployment,
 )
 from cascadert.errors import BundleError, DeploymentError, InvalidRequest
-from cascadert.runtime.pipeline import open_pipeline
+from cascadert.runtime.open import open_pipeline
 
 CPU = BuiltFor(target="cpu", backend="onnxruntime", precision="fp32")
 RTX = BuiltFor(target="rtx-30", backend="tensorrt-rtx", precision="fp32", compute_capability="8.6")

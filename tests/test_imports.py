@@ -127,7 +127,7 @@ def test_a_bundle_runs_without_torch_and_onnx(toy_bundle: Bundle) -> None:
 import numpy as np
 from pathlib import Path
 from cascadert.bundle import read_bundle
-from cascadert.runtime.pipeline import open_pipeline
+from cascadert.runtime.open import open_pipeline
 with open_pipeline(read_bundle(Path(sys.argv[1]))) as pipeline:
     print(pipeline.infer(np.full((40, 56, 3), 90, np.uint8)).labels.shape)
 """

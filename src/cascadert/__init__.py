@@ -21,7 +21,7 @@ _HOMES = {
     "ParityOptions": "cascadert.calibration.parity",
     "Pipeline": "cascadert.runtime.pipeline",
     "RunOptions": "cascadert.jetson.run",
-    "RuntimeOptions": "cascadert.runtime.pipeline",
+    "RuntimeOptions": "cascadert.runtime.options",
     "ThresholdPolicy": "cascadert.spec",
     "TopKPolicy": "cascadert.spec",
     "build_engine": "cascadert.engines.build",
@@ -31,7 +31,7 @@ _HOMES = {
     "load_spec": "cascadert.spec",
     "make_demo": "cascadert.jetson.demo",
     "open_artefact": "cascadert.deployment",
-    "open_pipeline": "cascadert.runtime.pipeline",
+    "open_pipeline": "cascadert.runtime.open",
     "run": "cascadert.jetson.run",
 }
 

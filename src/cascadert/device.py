@@ -151,6 +151,11 @@ class Device(Protocol):
         ...
 
     @property
+    def takes_device_arrays(self) -> bool:
+        """Whether `import_array` takes arrays that the host cannot touch."""
+        ...
+
+    @property
     def allocated_bytes(self) -> int:
         """Bytes of all buffers that were allocated and not freed, pinned ones included."""
         ...

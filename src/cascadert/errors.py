@@ -18,6 +18,10 @@
     ├── SourceError                5   an image, folder or video that cannot be read or written
     ├── BuildError                 6   an engine build
     ├── ExecutionError             7   a stage that failed while running
+    │   ├── StageTimeout           7   a stage that does not finish a frame
+    │   ├── PipelineBroken         7   a pipeline in which a stage hangs
+    │   ├── FrameCancelled         7   a frame that was given up before its result was taken
+    │   └── NoResultYet            7   no result within the time that was given
     ├── ParityError                1   a comparison that is vacuous, or beyond its limits
     └── MissingExtra               8   an optional dependency that is not installed
 
@@ -28,7 +32,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class CascadertError(Exception):
@@ -41,6 +45,9 @@ class CascadertError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    ticket: Any = None
+    """Of the frame that failed (`runtime.results.Ticket`), where the error is that of a frame."""
 
     def __init__(self, subject: str, found: str, remedy: str) -> None:
         self.subject, self.found, self.remedy = (" ".join(part.split()) for part in (subject, found, remedy))
@@ -122,6 +129,22 @@ class ExecutionError(CascadertError):
     """A stage that failed on a frame."""
 
     exit_code = 7
+
+
+class StageTimeout(ExecutionError):
+    """A stage that does not finish a frame within `RuntimeOptions.timeout_s`."""
+
+
+class PipelineBroken(ExecutionError):
+    """A pipeline that takes no more frames, because a stage hangs or the scheduler failed."""
+
+
+class FrameCancelled(ExecutionError):
+    """A frame that was given up: its pipeline was closed, or its stream abandoned."""
+
+
+class NoResultYet(ExecutionError):
+    """No result, or no room for a frame, within the time that was given; ask again."""
 
 
 class ParityError(CascadertError):

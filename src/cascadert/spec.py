@@ -120,7 +120,23 @@ class TopKPolicy(Strict):
     k: Annotated[int, Field(ge=0, strict=True)]
 
 
-SelectPolicy = Annotated[ThresholdPolicy | TopKPolicy, Field(discriminator="policy")]
+class LatencyPolicy(Strict):
+    """Refine as many blocks as fit into the budget, t_f + t_b(n) <= budget_ms; none at or below theta, if given."""
+
+    policy: Literal["latency"] = "latency"
+    budget_ms: Annotated[float, Field(gt=0, strict=True)]
+    theta: Annotated[float, Field(strict=True)] | None = None
+
+
+class FrameRatePolicy(Strict):
+    """Refine every block above a theta that follows the load: 1000 / fps milliseconds per frame, theta_min at least."""
+
+    policy: Literal["frame-rate"] = "frame-rate"
+    fps: Annotated[float, Field(gt=0, strict=True)]
+    theta_min: Annotated[float, Field(strict=True)] = 0.0
+
+
+SelectPolicy = Annotated[ThresholdPolicy | TopKPolicy | LatencyPolicy | FrameRatePolicy, Field(discriminator="policy")]
 
 
 class StageSpec(Strict):

@@ -14,7 +14,7 @@ from cascadert.errors import InvalidRequest, NetworkError, SpecError, WeightsErr
 from cascadert.export.compile import ExportOptions, example_frame, export_bundle, export_stage, reference_stages
 from cascadert.export.macs import count_parameters
 from cascadert.export.networks import state_sha256
-from cascadert.runtime.pipeline import open_pipeline
+from cascadert.runtime.open import open_pipeline
 from cascadert.spec import load_spec, parse_spec
 
 

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from cascadert.errors import ExecutionError, InvalidRequest, SourceError
-from cascadert.jetson.run import RunOptions, chosen_policies, refined_blocks, run, run_pipeline
+from cascadert.jetson.run import RunOptions, chosen_policies, refined_blocks, run
 from cascadert.jetson.video import VideoReader
-from cascadert.runtime.pipeline import open_pipeline
+from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
+from cascadert.runtime.open import open_pipeline
 from cascadert.spec import ThresholdPolicy, TopKPolicy
 
 
@@ -173,26 +174,19 @@ class TestRequests:
         assert (tmp_path / "stats.json").read_text() == "mine"
 
 
-class _FailingPipeline:
-    """A pipeline whose stage fails on the second frame."""
+def test_a_stage_that_fails_names_the_frame_and_leaves_no_video(toy_bundle, streets, tmp_path, monkeypatch):
+    original, runs = OnnxRuntimeExecutable.enqueue, []
 
-    def __init__(self, pipeline):
-        self.manifest, self._pipeline, self._frames = pipeline.manifest, pipeline, 0
-
-    def infer(self, frame, policies):
-        self._frames += 1
-        if self._frames == 2:
+    def enqueue(self, bindings, stream):
+        runs.append(self.name)
+        if runs.count("accurate") == 2:
             raise ExecutionError("stage 'accurate'", "ran out of memory", "give it less")
-        return self._pipeline.infer(frame, policies)
+        original(self, bindings, stream)
 
-
-def test_a_stage_that_fails_names_the_frame_and_leaves_no_video(toy_bundle, streets, tmp_path):
+    monkeypatch.setattr(OnnxRuntimeExecutable, "enqueue", enqueue)
     options = RunOptions(overlay=tmp_path / "out.mp4", stats=tmp_path / "stats.json")
-    with (
-        open_pipeline(toy_bundle) as pipeline,
-        pytest.raises(ExecutionError, match=r"frame s1: stage 'accurate': ran out of memory; give it less"),
-    ):
-        run_pipeline(_FailingPipeline(pipeline), [streets], options)
+    with pytest.raises(ExecutionError, match=r"frame s1: stage 'accurate': ran out of memory; give it less"):
+        run(toy_bundle.path, streets, options)
     assert [path.name for path in tmp_path.iterdir()] == ["streets"]
 
 

@@ -1,6 +1,7 @@
 """Stages in ONNX Runtime: in place, or refused with the stage and tensor named."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ from cascadert.runtime.devices.host import HostBuffer, HostDevice
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
 
 DEVICE = HostDevice()
-STREAM = DEVICE.create_stream()
+STREAM = DEVICE.create_stream("test")
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def test_every_count_of_blocks_runs(
     changed = []
     for n in range(1, len(order) + 1):
         stage.enqueue({**bindings, "indices": HostBuffer(order, "int32").prefix(n)}, STREAM)
+        STREAM.synchronize()
         changed.append(np.count_nonzero(bindings["labels"].array != 7))
     assert changed == sorted(changed)
     assert changed[-1] == 40 * 56
@@ -86,8 +88,8 @@ def test_wrong_bindings_are_refused(
 
 
 def test_a_dynamic_dimension_is_the_same_everywhere(stage: OnnxRuntimeExecutable) -> None:
-    from cascadert.graph import TensorSpec
     from cascadert.executable import check_bindings
+    from cascadert.graph import TensorSpec
 
     specs = (TensorSpec("a", "int32", ("n",)), TensorSpec("b", "int32", ("n", 2)))
     good = {"a": HostBuffer(np.zeros(3, np.int32), "int32"), "b": HostBuffer(np.zeros((3, 2), np.int32), "int32")}
@@ -98,10 +100,14 @@ def test_a_dynamic_dimension_is_the_same_everywhere(stage: OnnxRuntimeExecutable
 
 def test_a_failure_while_running_names_the_stage(stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer]) -> None:
     bindings["indices"] = HostBuffer(np.array([9999], np.int32), "int32")
-    with pytest.raises(
-        ExecutionError, match=r"^stage 'accurate': ONNX Runtime failed: .*; check the frame and the bundle$"
-    ):
-        stage.enqueue(bindings, STREAM)
+    STREAM.begin()
+    stage.enqueue(bindings, STREAM)
+    done = STREAM.record()
+    STREAM.synchronize()
+    assert isinstance(done.error, ExecutionError)
+    assert re.fullmatch(
+        r"stage 'accurate': ONNX Runtime failed: .*; check the frame and the bundle", str(done.error), re.DOTALL
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

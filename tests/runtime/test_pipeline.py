@@ -12,7 +12,12 @@ from cascadert.errors import ExecutionError, InvalidRequest
 from cascadert.export.compile import reference_stages
 from cascadert.export.stages import Stage
 from cascadert.pixels import planes_from_rgb
-from cascadert.runtime.pipeline import Pipeline, Result, RuntimeOptions, open_pipeline
+from cascadert.runtime.devices.host import HostDevice
+from cascadert.runtime.open import load_executables, open_pipeline
+from cascadert.runtime.options import RuntimeOptions
+from cascadert.runtime.pipeline import Pipeline
+from cascadert.runtime.placement import Placement
+from cascadert.runtime.results import Result
 from cascadert.spec import ThresholdPolicy, TopKPolicy
 
 NEVER, ALWAYS = ThresholdPolicy(theta=9), ThresholdPolicy(theta=-1)
@@ -20,13 +25,13 @@ NEVER, ALWAYS = ThresholdPolicy(theta=9), ThresholdPolicy(theta=-1)
 
 @pytest.fixture(scope="module")
 def pipeline(toy_bundle: Bundle) -> Iterator[Pipeline]:
-    with open_pipeline(toy_bundle, RuntimeOptions(threads=1)) as opened:
+    with open_pipeline(toy_bundle, RuntimeOptions(threads=1, tensors="all")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def chain(chain_bundle: Bundle) -> Iterator[Pipeline]:
-    with open_pipeline(chain_bundle, RuntimeOptions(threads=1)) as opened:
+    with open_pipeline(chain_bundle, RuntimeOptions(threads=1, tensors="all")) as opened:
         yield opened
 
 
@@ -128,7 +133,7 @@ def test_two_cameras_equal_two_times_one_bit_for_bit(
     pipeline: Pipeline, cameras_bundle: Bundle, toy_frames: np.ndarray
 ) -> None:
     blocks = 15
-    with open_pipeline(cameras_bundle, RuntimeOptions(threads=1)) as both:
+    with open_pipeline(cameras_bundle, RuntimeOptions(threads=1, tensors="all")) as both:
         for policy in (ALWAYS, NEVER, ThresholdPolicy(theta=1.0)):
             pair = both.infer(toy_frames[:2], {"accurate": policy})
             alone = [pipeline.infer(frame, {"accurate": policy}) for frame in toy_frames[:2]]
@@ -215,6 +220,9 @@ class Faulty:
 
     inputs = outputs = ()
 
+    def blocks(self, n: int) -> int:
+        return n
+
     def enqueue(self, bindings, stream) -> None:
         raise ExecutionError("stage 'accurate'", "burnt", "wait")
 
@@ -225,13 +233,13 @@ class Faulty:
 def test_a_stage_that_fails_fails_the_frame_and_not_the_next(toy_bundle: Bundle, toy_frames: np.ndarray) -> None:
     with open_pipeline(toy_bundle) as good:
         wanted = good.infer(toy_frames[0], {"accurate": NEVER}).labels
-        faulty = Faulty()
-        pipeline = Pipeline(good.manifest, {**good._executables, "accurate": faulty}, good._device)
+    faulty, alone = Faulty(), RuntimeOptions(threads=1)
+    fast = load_executables({"fast": toy_bundle.graphs["fast"]}, Placement({"fast": 1}))
+    with Pipeline(toy_bundle.manifest, {**fast, "accurate": faulty}, HostDevice(), alone) as pipeline:
         with pytest.raises(ExecutionError, match=r"^stage 'accurate': burnt; wait$"):
             pipeline.infer(toy_frames[0], {"accurate": ALWAYS})
         assert np.array_equal(pipeline.infer(toy_frames[0], {"accurate": NEVER}).labels, wanted)
-        pipeline.close()
-        assert faulty.closed
+    assert faulty.closed
 
 
 def test_a_closed_pipeline_says_so(toy_bundle: Bundle, toy_frames: np.ndarray) -> None:

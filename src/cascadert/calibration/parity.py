@@ -8,6 +8,7 @@ everywhere, or no block selected.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -28,19 +29,22 @@ from cascadert.calibration.comparison import (
     compare_values,
 )
 from cascadert.calibration.doubt import Doubt, doubt_of
-from cascadert.errors import BundleError, ParityError
-from cascadert.export.compile import reference_stages
+from cascadert.errors import ParityError
+from cascadert.export.compile import rebuild_stages
 from cascadert.export.lowering import lower
-from cascadert.export.networks import state_sha256
 from cascadert.export.stages import Stage
 from cascadert.graph import Dialect
 from cascadert.pixels import planes_from_rgb
 from cascadert.runtime.devices.host import HostBuffer, HostDevice
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
-from cascadert.runtime.pipeline import Pipeline, RuntimeOptions, StageRun, load_executables
-from cascadert.runtime.selection import make_selector
+from cascadert.runtime.open import load_executables
+from cascadert.runtime.options import RuntimeOptions
+from cascadert.runtime.pipeline import Pipeline
+from cascadert.runtime.placement import place
+from cascadert.runtime.results import StageRun
+from cascadert.runtime.selection import Decider
 from cascadert.scenes import SceneOptions, render
-from cascadert.spec import CascadeSpec, ThresholdPolicy, TopKPolicy, load_spec
+from cascadert.spec import CascadeSpec, SelectPolicy, ThresholdPolicy, TopKPolicy
 
 Array = NDArray[Any]
 Planes = Mapping[str, Array]
@@ -116,38 +120,20 @@ def check_parity(
         BundleError: they are not the ones that were exported.
     """
     spec = bundle.spec
-    modules = _reference(bundle, options)
+    modules = rebuild_stages(bundle, options.spec)
     collected = _Collected(spec)
     count = 0
     graphs = dict(bundle.graphs)
     if options.dialect != "semantic":
         graphs = {name: lower(graph, options.dialect) for name, graph in graphs.items()}
-    executables = load_executables(graphs, RuntimeOptions(options.threads))
-    with Pipeline(bundle.manifest, executables, HostDevice()) as pipeline:
+    serial = RuntimeOptions(mode="serial", threads=options.threads)
+    executables = load_executables(graphs, place(bundle.manifest, serial, sorted(os.sched_getaffinity(0))))
+    with Pipeline(bundle.manifest, executables, HostDevice(), serial) as pipeline:
         for count, planes in enumerate(_streets(spec, options.frames) if frames is None else frames, start=1):
             _compare_frame(planes, bundle, modules, executables, pipeline, collected)
             if progress:
                 progress(count)
     return collected.report(count, spec)
-
-
-def _reference(bundle: Bundle, options: ParityOptions) -> tuple[Stage, ...]:
-    """Build the torch modules again and check that they are the exported ones."""
-    folder = Path(bundle.manifest.spec_folder)
-    if options.spec is not None:
-        load_spec(options.spec)
-        folder = options.spec.parent.resolve()
-    elif not folder.is_dir():
-        raise BundleError(
-            str(bundle.path), f"was exported from {folder}, which is not there", "pass --spec with its present path"
-        )
-    seeds = {stage.network.random_seed for stage in bundle.manifest.stages} - {None}
-    modules = reference_stages(bundle.spec, folder, seeds.pop() if seeds else None)
-    for module, stage in zip(modules, bundle.manifest.stages, strict=True):
-        if state_sha256(module.network) != stage.network.state_sha256:
-            found = f"its weights in {folder} are not the ones that were exported"
-            raise BundleError(f"{bundle.path}: stage '{stage.name}'", found, "export again, or restore them")
-    return modules
 
 
 def _streets(spec: CascadeSpec, count: int) -> Iterable[Planes]:
@@ -220,7 +206,14 @@ def _count(stage: StageEntry, tensors: Mapping[str, Array]) -> int | None:
     if stage.select is None:
         return None
     scores = tensors.get(stage.select.scores)
-    return 0 if scores is None else make_selector(stage.select.policy)(scores)
+    return 0 if scores is None else _expected_n(stage.select.policy, scores)
+
+
+def _expected_n(policy: SelectPolicy, scores: Array) -> int:
+    """Return n; where it depends on time, a quarter of the blocks: parity is about values."""
+    if not isinstance(policy, ThresholdPolicy | TopKPolicy):
+        policy = TopKPolicy(k=-(-len(scores) // 4))
+    return Decider(len(scores)).choose(policy, scores)
 
 
 class _Pair:
@@ -277,15 +270,19 @@ class _Pair:
 
 def _run_executable(executable: OnnxRuntimeExecutable, inputs: Mapping[str, Array]) -> dict[str, Array]:
     device = HostDevice()
-    stream = device.create_stream()
+    stream = device.create_stream("parity")
     bindings = {
         spec.name: HostBuffer(np.ascontiguousarray(inputs[spec.name]), spec.dtype) for spec in executable.inputs
     }
     outputs = {
         spec.name: device.allocate(tuple(int(size) for size in spec.shape), spec.dtype) for spec in executable.outputs
     }
+    stream.begin()
     executable.enqueue({**bindings, **outputs}, stream)
-    stream.synchronize()
+    done = stream.record()
+    stream.close()
+    if done.error is not None:
+        raise done.error
     return {name: buffer.array for name, buffer in outputs.items()}
 
 

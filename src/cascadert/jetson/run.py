@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,8 +20,11 @@ from cascadert.jetson.overlay import OverlayOptions, draw_overlay
 from cascadert.jetson.sinks import ImageFolder, Sink, claim_file, open_overlay, write_atomically
 from cascadert.jetson.sources import Cameras, Frame
 from cascadert.jetson.statistics import FrameStatistics, RunSummary, frame_statistics, summarise
-from cascadert.runtime.pipeline import Pipeline, Result, RuntimeOptions, open_pipeline
-from cascadert.spec import SelectPolicy, ThresholdPolicy
+from cascadert.runtime.open import open_pipeline
+from cascadert.runtime.options import RuntimeOptions
+from cascadert.runtime.pipeline import Pipeline
+from cascadert.runtime.results import Result, Submission
+from cascadert.spec import LatencyPolicy, SelectPolicy, ThresholdPolicy, TopKPolicy
 
 Progress = Callable[[int, int | None], None]
 """Called with frames done and frames in all, where that is known."""
@@ -33,7 +36,8 @@ class RunOptions:
 
     `policy` replaces the bundle's decision before `stage` (needed where several stages decide). `overlay` (a video,
     GIF, image or folder), `labels` (a folder) and `stats` (a JSON file) are the outputs. `pattern` picks files of a
-    folder, `limit` ends after so many frames, `threads` is for the CPU (0: all cores).
+    folder, `limit` ends after so many frames, `threads` are those of each stage on the CPU (0: a share of all cores).
+    `serial` runs stage after stage in place of side by side; labels are the same.
     """
 
     policy: SelectPolicy | None = None
@@ -44,6 +48,7 @@ class RunOptions:
     pattern: str | None = None
     limit: int | None = None
     threads: int = 0
+    serial: bool = False
     replace: bool = False
     look: OverlayOptions = field(default_factory=OverlayOptions)
 
@@ -65,7 +70,8 @@ def run(
     """
     opened = open_artefact(artefact)
     sources = (source,) if isinstance(source, Path) else tuple(source)
-    with open_pipeline(opened, RuntimeOptions(threads=options.threads)) as pipeline:
+    runtime = RuntimeOptions("serial" if options.serial else "overlapped", options.threads)
+    with open_pipeline(opened, runtime) as pipeline:
         return run_pipeline(pipeline, sources, options, progress)
 
 
@@ -85,8 +91,12 @@ def run_pipeline(
         records: list[FrameStatistics] = []
         pixels = np.zeros(256, np.int64)
         started = time.perf_counter()
-        for frames in islice(cameras, options.limit):
-            result = _infer(pipeline, frames[0].name, cameras.planes(frames), policies)
+        submissions = (
+            Submission(cameras.planes(frames), frames[0].timestamp_s, policies, context=frames)
+            for frames in islice(cameras, options.limit)
+        )
+        for result in _named(pipeline.stream(submissions)):
+            frames = result.ticket.context
             outputs.write(frames, result, policies)
             records.append(frame_statistics(frames[0], result))
             for frame, labels in zip(frames, result.labels, strict=True):
@@ -140,10 +150,14 @@ def chosen_policies(
     return {**policies, stage or next(iter(policies)): policy}
 
 
-def _infer(pipeline: Pipeline, name: str, planes: Mapping[str, Image8], policies: Mapping[str, SelectPolicy]) -> Result:
+def _named(results: Iterator[Result]) -> Iterator[Result]:
+    """Name the frame in the errors of frames."""
     try:
-        return pipeline.infer(planes, policies)
+        yield from results
     except ExecutionError as error:
+        if error.ticket is None:
+            raise
+        name = error.ticket.context[0].name
         raise ExecutionError(f"frame {name}: {error.subject}", error.found, error.remedy) from error
 
 
@@ -202,4 +216,8 @@ def make_caption(
 
 def show_policy(policy: SelectPolicy) -> str:
     """Return a policy as people say it."""
-    return f"theta {policy.theta:g}" if isinstance(policy, ThresholdPolicy) else f"top {policy.k}"
+    if isinstance(policy, ThresholdPolicy):
+        return f"theta {policy.theta:g}"
+    if isinstance(policy, TopKPolicy):
+        return f"top {policy.k}"
+    return f"{policy.budget_ms:g} ms" if isinstance(policy, LatencyPolicy) else f"{policy.fps:g} frames/s"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cascadert.bundle import BundleManifest
 from cascadert.classes import IGNORE_LABEL
 from cascadert.jetson.sources import Frame
-from cascadert.runtime.pipeline import Result
+from cascadert.runtime.results import Result
 from cascadert.spec import SelectPolicy
 
 STATS_SCHEMA = "cascadert-run-1"

@@ -1,203 +1,213 @@
-"""The serial pipeline: frame after frame, stage after stage, one slot of buffers.
+"""`Pipeline`: frames go in, labels come out in order, and stages of several frames run side by side.
 
-It reads the manifest and knows nothing of any system: a stage runs on its inputs, a decision before it says on how many
-blocks, and n = 0 means that it is skipped and its outputs are what the manifest says stands for them.
+Ownership: `submit` copies a frame of the host before it returns, so the caller may use that memory again at once; a
+frame in device memory is borrowed until its result is out. Results are the caller's. Threads: `submit`, `next`,
+`set_policy`, `counts` and `close` may be called from any thread, also at the same time; results come in the order of
+tickets.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cascadert.bundle import FRAME, Bundle, BundleManifest, SelectEntry, StageEntry
-from cascadert.deployment import Deployment
-from cascadert.device import NUMPY_TYPES, Buffer, Device
-from cascadert.errors import DeploymentError, ExecutionError, InvalidRequest
+from cascadert.bundle import BundleManifest
+from cascadert.device import Device
+from cascadert.errors import CascadertError, InvalidRequest
 from cascadert.executable import Executable
-from cascadert.graph import Graph
-from cascadert.runtime.devices.host import HostDevice
-from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
-from cascadert.runtime.selection import Selector, make_selector
+from cascadert.runtime.feed import feed
+from cascadert.runtime.job import Job
+from cascadert.runtime.lanes import make_lanes
+from cascadert.runtime.ledger import Deadline, Ledger, closed_error
+from cascadert.runtime.options import RuntimeOptions, kept_tensors
+from cascadert.runtime.plan import make_plan
+from cascadert.runtime.planes import sort_planes
+from cascadert.runtime.results import NO_POLICIES, Counts, Planes, Policies, Result, Submission, Ticket
+from cascadert.runtime.scheduler import Scheduler
+from cascadert.runtime.selection import Decider
+from cascadert.runtime.slots import allocate_slots, allocate_staging
 from cascadert.spec import SelectPolicy
 
-Array = NDArray[Any]
-Planes = Array | Mapping[str, Array]
-Policies = Mapping[str, SelectPolicy]
-NO_POLICIES: Policies = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """`threads`: threads of each stage on the CPU; 0 takes all physical cores."""
-
-    threads: int = 0
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """What one stage did on one frame.
-
-    `n`, `scores` float32 and `order` int32 `[N * G]` are the decision before the stage: it refined the blocks
-    `order[:n]` (block i is block i % G of camera i // G). All three are absent for a stage without a decision.
-    """
-
-    stage: str
-    milliseconds: float
-    n: int | None = None
-    scores: NDArray[np.float32] | None = None
-    order: NDArray[np.int32] | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything about one frame; the arrays belong to the caller.
-
-    `labels` is uint8 `[N, H, W]`; `tensors` maps `stage.output` to the outputs of every stage that ran.
-    """
-
-    labels: NDArray[np.uint8]
-    runs: tuple[StageRun, ...]
-    tensors: Mapping[str, Array]
-    latency_ms: float
+_CLOSE_S = 10.0
+_LEAST_S = 0.2  # for each thread that close waits for, even when its time is over
+_READMITTED = 1  # frames queued behind those that have the slots: their turn comes without the host
 
 
 class Pipeline:
-    """A loaded cascade. A context manager; not thread-safe."""
+    """A loaded cascade. A context manager.
 
-    def __init__(self, manifest: BundleManifest, executables: Mapping[str, Executable], device: Device) -> None:
-        self.manifest = manifest
-        self._executables, self._device, self._stream = executables, device, device.create_stream()
-        self._slot = _allocate_slot(manifest, device)
+    Args:
+        manifest: what the stages are and how they are wired.
+        executables: each stage, loaded; the pipeline closes them.
+        device: where they run; the pipeline closes it.
+        options: see `RuntimeOptions`.
+        cpus: the cores of each stage's stream, where they are to be held apart.
+
+    Raises:
+        InvalidRequest: options that do not fit the manifest.
+    """
+
+    def __init__(
+        self, manifest: BundleManifest, executables: Mapping[str, Executable], device: Device,
+        options: RuntimeOptions = RuntimeOptions(), cpus: Mapping[str, frozenset[int]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.manifest, self.device, self.options, self.plan = manifest, device, options, make_plan(manifest)
+        self._executables = executables
+        self._kept = kept_tensors(self.plan, options)
         self._policies: dict[str, SelectPolicy] = {
             stage.name: stage.select.policy for stage in manifest.stages if stage.select is not None
         }
+        self.slots = 1 if options.mode == "serial" else options.slots or self.plan.depth + 1
+        room = self.slots + _READMITTED
+        stagings = allocate_staging(self.plan, device, room + options.queue, self._kept)
+        self._ledger = Ledger(stagings, room, options.queue, options.overflow)
+        self._submitting, self._submitted, self._is_closed = threading.Lock(), 0, False
+        self._lanes = make_lanes(self.plan, device, options.mode, cpus)
+        self._scheduler = Scheduler(
+            self.plan, executables, device, self._lanes, allocate_slots(self.plan, device, self.slots),
+            self._deciders(), kept=self._kept, on_device=options.device_labels, timeout_s=options.timeout_s,
+            take=self._ledger.take, finished=self._finished,
+        )  # fmt: skip
+
+    def _deciders(self) -> dict[str, Decider]:
+        blocks = self.manifest.spec.make_grid().size * self.manifest.spec.frame.cameras
+        return {
+            stage: Decider(blocks, self.options.costs.get(stage), self._executables[stage].blocks)
+            for stage in self._policies
+        }
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the frames so far."""
+        return self._ledger.counts
+
+    @property
+    def broken(self) -> CascadertError | None:
+        """Why the pipeline takes no more frames, if a stage hangs."""
+        return self._scheduler.broken
 
     def set_policy(self, stage: str, policy: SelectPolicy) -> None:
-        """Change the decision before `stage`, from the next frame on.
+        """Change the decision before `stage`, for frames that are submitted from now on.
 
         Raises:
             InvalidRequest: `stage` makes no decision.
         """
-        self._checked_policies({stage: policy})
-        self._policies[stage] = policy
+        self._policies = self._with_policies({stage: policy})
 
-    def infer(self, frame: Planes, policies: Policies = NO_POLICIES) -> Result:
-        """Run one frame through every stage.
+    def submit(
+        self, frame: Planes, timestamp_s: float | None = None, *, policies: Policies = NO_POLICIES,
+        context: Any = None, timeout_s: float | None = None,
+    ) -> Ticket:  # fmt: skip
+        """Hand over a frame. Waits while there is no room, or drops the oldest frame that waits, as the options say.
 
         Args:
             frame: uint8 `[N, H, W, C]` (`[H, W, C]` for one camera) in the manifest's pixel format; for NV12 a mapping
-                of the planes `frame.y` and `frame.uv`.
+                of the planes `frame.y` and `frame.uv`. Numpy arrays, or arrays of the device (DLPack).
+            timestamp_s: the caller's; comes back in the ticket.
             policies: decisions for this frame alone, by stage.
+            context: anything; comes back in the ticket.
+            timeout_s: how long to wait for room; none: for as long as it takes.
 
         Raises:
-            InvalidRequest: a frame of another size or type, or a policy for a stage that makes no decision.
-            ExecutionError: a stage failed.
+            InvalidRequest: a frame of another size or type, a policy for a stage that makes no decision, or a pipeline
+                that is closed.
+            NoResultYet: no room within the time.
+            PipelineBroken: a stage hangs.
         """
-        chosen = {**self._policies, **self._checked_policies(policies)}
-        started = time.perf_counter()
-        tensors: dict[str, Buffer | None] = {}
-        for name, plane in self._planes(frame).items():
-            tensors[name] = self._slot[name]
-            self._device.upload(plane, self._slot[name], self._stream)
-        runs = tuple(self._run_stage(stage, tensors, chosen) for stage in self.manifest.stages)
-        kept = self._download_all(tensors, {run.stage for run in runs if run.n != 0})
-        labels = self._labels(tensors, kept)
-        self._stream.synchronize()
-        return Result(labels, runs, MappingProxyType(kept), (time.perf_counter() - started) * 1e3)
+        host, foreign = sort_planes(frame, self.plan, self.device)
+        chosen = self._with_policies(policies)
+        with self._submitting:  # tickets are numbered in the order in which frames enter
+            submitted_s = time.perf_counter()
+            staging = self._ledger.reserve(Deadline(timeout_s))
+            for name, plane in host.items():
+                np.copyto(staging.plane(name), plane, casting="no")
+            ticket = Ticket(self._submitted, timestamp_s, context)
+            self._submitted += 1
+            self._ledger.enter(Job(ticket, staging, chosen, foreign, list(self.plan.stages), submitted_s))
+        self._scheduler.nudge()
+        return ticket
 
-    def stream(self, frames: Iterable[Planes], policies: Policies = NO_POLICIES) -> Iterator[Result]:
-        """Run frames one after the other; see `infer`."""
-        for frame in frames:
-            yield self.infer(frame, policies)
+    def next(self, timeout_s: float | None = None) -> Result:
+        """Return the result of the next frame in order, waiting for it.
 
-    def _run_stage(self, stage: StageEntry, tensors: dict[str, Buffer | None], policies: Policies) -> StageRun:
-        decision = None if stage.select is None else self._decide(stage.select, tensors, policies[stage.name])
-        begin = self._stream.record()
-        if decision is not None and decision[0] == 0:
-            for output in stage.outputs:
-                stand_in = output.when_skipped
-                tensors[f"{stage.name}.{output.name}"] = None if stand_in is None else tensors[stand_in]
-        else:
-            self._enqueue(stage, tensors, decision[0] if decision else 0)
-        end = self._stream.record()
-        self._stream.synchronize()
-        return StageRun(stage.name, end.milliseconds_since(begin), *(decision or ()))
+        Raises:
+            NoResultYet: no result within the time.
+            InvalidRequest: the pipeline is closed and every result was taken.
+            CascadertError: the frame failed; this is why. The frames after it are not concerned.
+        """
+        return self.deliver(*self._ledger.pop(Deadline(timeout_s)))
 
-    def _decide(
-        self, select: SelectEntry, tensors: Mapping[str, Buffer | None], policy: SelectPolicy
-    ) -> tuple[int, NDArray[np.float32], NDArray[np.int32]]:
-        """Return n with the sorted scores and their order; n = 0 where their producer was skipped."""
-        scores, order = (tensors[name] for name in (select.scores, select.order))
-        if scores is None or order is None:
-            return 0, np.empty(0, np.float32), np.empty(0, np.int32)
-        arrays = self._download(scores), self._download(order)
-        self._stream.synchronize()
-        if np.isnan(arrays[0]).any():  # their order means nothing then
-            raise ExecutionError(select.scores, "holds NaN", "check the weights, and the frame")
-        selector: Selector = make_selector(policy)
-        return selector(arrays[0]), *arrays
+    def infer(self, frame: Planes, policies: Policies = NO_POLICIES) -> Result:
+        """Run one frame through every stage and wait for it; see `submit`.
 
-    def _enqueue(self, stage: StageEntry, tensors: dict[str, Buffer | None], n: int) -> None:
-        bindings: dict[str, Buffer] = {}
-        for entry in stage.inputs:
-            source = tensors[entry.source]
-            assert source is not None, f"{stage.name} reads {entry.source}, which nothing stands for"
-            bindings[entry.name] = source.prefix(n) if entry.prefix else source
-        for output in stage.outputs:
-            name = f"{stage.name}.{output.name}"
-            bindings[output.name] = tensors[name] = self._slot[name]
-        self._executables[stage.name].enqueue(bindings, self._stream)
+        Raises:
+            InvalidRequest: also where frames are in flight.
+            CascadertError: the frame failed.
+        """
+        self._refuse_in_flight("infer")
+        self.submit(frame, policies=policies)
+        return self.next()
 
-    def _download(self, buffer: Buffer) -> Array:
-        array: Array = np.empty(buffer.shape, NUMPY_TYPES[buffer.dtype])
-        self._device.download(buffer, array, self._stream)
-        return array
+    def stream(self, frames: Iterable[Planes | Submission], policies: Policies = NO_POLICIES) -> Iterator[Result]:
+        """Run frames as they come and yield their results in order.
 
-    def _download_all(self, tensors: Mapping[str, Buffer | None], ran: set[str]) -> dict[str, Array]:
-        return {
-            name: self._download(buffer)
-            for name, buffer in tensors.items()
-            if buffer is not None and name.split(".", 1)[0] in ran
-        }
+        A thread of its own reads the frames, as far ahead as there is room. What reading them raises is raised here,
+        after the results of all frames before. A frame that fails is raised in its turn and ends the stream, and so
+        does closing the iterator: frames in flight are then given up. To go on after a failure use `submit` and `next`.
 
-    def _labels(self, tensors: Mapping[str, Buffer | None], kept: Mapping[str, Array]) -> NDArray[np.uint8]:
-        """Return the labels of the last stage that has some; a skipped stage hands on those before it."""
-        last = next(s.name for s in reversed(self.manifest.stages) if any(o.name == "labels" for o in s.outputs))
-        if f"{last}.labels" in kept:
-            return kept[f"{last}.labels"]
-        labels = tensors[f"{last}.labels"]
-        assert labels is not None, f"{last} was skipped, and nothing stands for its labels"
-        return self._download(labels)
+        Raises:
+            InvalidRequest: frames are in flight.
+            CascadertError: a frame failed.
+        """
+        self._refuse_in_flight("stream")
+        return feed(self, self._ledger, frames, policies)
 
-    def _planes(self, frame: Planes) -> dict[str, Array]:
-        if not self._slot:
-            raise InvalidRequest("pipeline", "is closed", "open it again")
-        planes = dict(frame) if isinstance(frame, Mapping) else {"frame": frame}
-        wanted = {i.source: i for i in self.manifest.stages[0].inputs if i.producer == FRAME}
-        if set(planes) != set(wanted):
-            raise InvalidRequest("frame", f"has the planes {sorted(planes)}", f"give {sorted(wanted)}")
-        return {name: _checked_plane(name, array, wanted[name].spec().shape) for name, array in planes.items()}
+    def give_up(self, timeout_s: float | None = None) -> bool:
+        """Forget every frame that waits or is in flight, and every result that was not taken.
 
-    def _checked_policies(self, policies: Policies) -> Policies:
-        unknown = sorted(set(policies) - set(self._policies))
-        if unknown:
-            known = ", ".join(self._policies) or "none"
-            raise InvalidRequest(f"policy for stage '{unknown[0]}'", "makes no decision", f"stages that do: {known}")
-        return policies
+        Returns:
+            Whether the device was done with all of them within the time.
+        """
+        self._ledger.cancel_waiting()
+        self._scheduler.cancel(self._submitted)
+        return self._ledger.clear(Deadline(timeout_s))
 
-    def close(self) -> None:
-        """Release every stage and the device."""
-        for executable in self._executables.values():
-            executable.close()
-        self._slot = {}
-        self._device.close()
+    def close(self, *, drain: bool = False, timeout_s: float = _CLOSE_S) -> bool:
+        """End the pipeline and release every stage and the device, within about `timeout_s`.
+
+        Args:
+            drain: finish the frames that were submitted; their results can still be taken. Otherwise they are given up.
+            timeout_s: for how long to wait for work that is queued. What still runs then (a hung stage) is abandoned
+                with the memory it uses.
+
+        Returns:
+            Whether everything came to its end.
+        """
+        self._ledger.close(closed_error())
+        with self._submitting:  # no frame enters any more
+            if self._is_closed:
+                return True
+            self._is_closed = True
+        deadline = Deadline(timeout_s)
+        if not (drain and self._ledger.drain(deadline)):
+            self._ledger.cancel_waiting()
+            self._scheduler.cancel(self._submitted)
+            self._ledger.drain(deadline)
+        for job in self._ledger.untaken():
+            if job.error is None and not job.is_dropped:
+                job.result = self._result(job, 0)
+        ended = [self._scheduler.stop(max(_LEAST_S, deadline.left_s or 0.0))]
+        ended += [stream.close(max(_LEAST_S, deadline.left_s or 0.0)) for stream in self._lanes.all()]
+        if all(ended):
+            for executable in self._executables.values():
+                executable.close()
+            self.device.close()
+        return all(ended)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -205,78 +215,44 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _finished(self, job: Job) -> None:
+        if self._scheduler.broken is not None and not self._is_closed:
+            self._ledger.close(self._scheduler.broken)
+        self._ledger.finished(job)
 
-def _allocate_slot(manifest: BundleManifest, device: Device) -> dict[str, Buffer]:
-    """Allocate every tensor of one frame: the frame itself and all outputs, none of which is dynamic."""
-    entries = {i.source: i for stage in manifest.stages for i in stage.inputs if i.producer == FRAME}
-    outputs = {f"{stage.name}.{output.name}": output for stage in manifest.stages for output in stage.outputs}
-    return {
-        name: device.allocate(tuple(int(size) for size in entry.shape), entry.dtype)
-        for name, entry in {**entries, **outputs}.items()
-    }
+    def deliver(self, job: Job, dropped: int) -> Result:
+        """Make a frame's result, or raise its failure; either way it leaves."""
+        try:
+            if job.error is not None:
+                job.error.ticket = job.ticket
+                raise job.error
+            return job.result or self._result(job, dropped)
+        finally:
+            self._ledger.leave(job, **{"delivered" if job.error is None else "failed": 1})
+            self._scheduler.nudge()
 
-
-def _checked_plane(name: str, array: Array, shape: tuple[int | str, ...]) -> Array:
-    """Return the plane as `[N, H, W, C]`, adding the camera axis where there is one camera."""
-    if not isinstance(array, np.ndarray):
-        raise InvalidRequest(name, f"is a {type(array).__name__}", f"give uint8 {list(shape)} as a numpy array")
-    full = array[np.newaxis] if array.ndim == 3 and shape[0] == 1 else array
-    if full.dtype != np.uint8 or full.shape != shape:
-        found = f"is {array.dtype} {list(array.shape)}"
-        raise InvalidRequest(
-            name, found, f"give uint8 {list(shape)}, or have the source fitted (frame.fit in the spec)"
+    def _result(self, job: Job, dropped: int) -> Result:
+        assert job.finished_s is not None
+        ran = {run.stage for run in job.runs if run.n != 0}
+        return Result(
+            labels=job.host(self.plan.labels).copy(),
+            runs=job.runs,
+            tensors=MappingProxyType({name: job.host(name).copy() for name in self._kept if name.split(".")[0] in ran}),
+            latency_ms=(job.finished_s - job.submitted_s) * 1e3,
+            ticket=job.ticket,
+            spans=job.spans,
+            dropped=dropped,
+            device_labels=job.device_labels,
         )
-    return full
 
+    def _with_policies(self, policies: Policies) -> dict[str, SelectPolicy]:
+        unknown = sorted(set(policies) - set(self._policies))
+        if unknown:
+            known = ", ".join(self._policies) or "none"
+            raise InvalidRequest(f"policy for stage '{unknown[0]}'", "makes no decision", f"stages that do: {known}")
+        return {**self._policies, **policies}
 
-def open_pipeline(artefact: Bundle | Deployment, options: RuntimeOptions = RuntimeOptions()) -> Pipeline:
-    """Load a bundle, or a deployment built for the CPU, with ONNX Runtime.
-
-    Raises:
-        DeploymentError: a deployment for a GPU: this version does not execute TensorRT engines.
-        MissingExtra: ONNX Runtime is not installed.
-        GraphError: ONNX Runtime refuses a graph.
-    """
-    manifest, graphs = _graphs(artefact)
-    return Pipeline(manifest, load_executables(graphs, options), HostDevice())
-
-
-def load_executables(
-    graphs: Mapping[str, Graph],
-    options: RuntimeOptions = RuntimeOptions(),
-) -> dict[str, OnnxRuntimeExecutable]:
-    """Load the graph of each stage, by name; all or none.
-
-    Raises:
-        MissingExtra: ONNX Runtime is not installed.
-        GraphError: ONNX Runtime refuses a graph.
-    """
-    with ExitStack() as loaded:
-        executables = {
-            name: loaded.enter_context(OnnxRuntimeExecutable(name, graph, options.threads))
-            for name, graph in graphs.items()
-        }
-        loaded.pop_all()
-    return executables
-
-
-def _graphs(artefact: Bundle | Deployment) -> tuple[BundleManifest, Mapping[str, Graph]]:
-    if isinstance(artefact, Bundle):
-        return artefact.manifest, artefact.graphs
-    built_for, manifest = artefact.manifest.built_for, artefact.manifest.bundle
-    if built_for.backend != "onnxruntime":
-        raise DeploymentError(
-            str(artefact.path),
-            f"was built for {built_for.target} ({built_for.backend}), which this version builds but does not execute",
-            "run the bundle, or a deployment for the target cpu",
-        )
-    graphs = {
-        stage.name: Graph(
-            artefact.engine(stage.name),
-            tuple(entry.spec() for entry in stage.inputs),
-            tuple(entry.spec() for entry in stage.outputs),
-            "onnxruntime",
-        )
-        for stage in manifest.stages
-    }
-    return manifest, graphs
+    def _refuse_in_flight(self, verb: str) -> None:
+        if self.counts.in_flight:
+            found = f"{self.counts.in_flight} frames are in flight"
+            raise InvalidRequest(verb, found, "take their results with next, or give_up")

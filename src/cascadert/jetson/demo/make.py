@@ -17,7 +17,8 @@ from cascadert.jetson.demo.measure import Sweep, make_settings, measure
 from cascadert.jetson.demo.video import VideoRun, run_video
 from cascadert.jetson.sinks import ImageFolder
 from cascadert.pixels import planes_from_rgb
-from cascadert.runtime.pipeline import RuntimeOptions, open_pipeline
+from cascadert.runtime.open import open_pipeline
+from cascadert.runtime.options import RuntimeOptions
 from cascadert.scenes import CLASS_NAMES, Scene, SceneOptions, clip
 from cascadert.spec import CascadeSpec, ThresholdPolicy, load_spec
 
@@ -123,7 +124,8 @@ def make_demo(output: Path, options: DemoOptions = DemoOptions(), progress: Prog
     for target in options.targets:
         with steps.step(f"build engines for {target}"):
             deployments.append(_build(folder, bundle, target, steps))
-    with open_pipeline(bundle, RuntimeOptions(options.threads)) as pipeline:
+    serial = RuntimeOptions(mode="serial", threads=options.threads, tensors="all")
+    with open_pipeline(bundle, serial) as pipeline:
         with steps.step("run the video"):
             video = run_video(folder, pipeline, scenes, _theta(spec), steps.count)
         with steps.step("measure thresholds"):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cascadert.calibration.metrics import ConfusionMatrix
 from cascadert.pixels import planes_from_rgb
-from cascadert.runtime.pipeline import Pipeline, Result
+from cascadert.runtime.pipeline import Pipeline
+from cascadert.runtime.results import Result
 from cascadert.scenes import Scene
 from cascadert.spec import SelectPolicy, ThresholdPolicy, TopKPolicy
 

@@ -13,7 +13,7 @@ from cascadert.jetson.heat import entropy_heat
 from cascadert.jetson.images import Image8
 from cascadert.jetson.overlay import OverlayOptions, colourise, draw_overlay
 from cascadert.jetson.run import refined_blocks
-from cascadert.runtime.pipeline import Result
+from cascadert.runtime.results import Result
 from cascadert.spec import CascadeSpec
 
 HEAT_BITS = 3.0

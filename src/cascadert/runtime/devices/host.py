@@ -177,6 +177,11 @@ class HostDevice:
         return f"host, {len(os.sched_getaffinity(0))} core(s)"
 
     @property
+    def takes_device_arrays(self) -> bool:
+        """No: the host touches them all."""
+        return False
+
+    @property
     def allocated_bytes(self) -> int:
         """Bytes of buffers allocated and not freed."""
         return self._allocated[0]

@@ -17,20 +17,27 @@ class OnnxRuntimeExecutable:
     Args:
         name: the stage, for errors.
         graph: what to run.
-        threads: threads of the session; 0 leaves the choice to ONNX Runtime (all physical cores).
+        threads: threads of the session, the stream's own included; 0 leaves the choice to ONNX Runtime.
+        cpus: the cores to hold them on, one for each thread beside the stream's own; none: the system's choice.
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
         GraphError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, name: str, graph: Graph, threads: int = 0) -> None:
+    def __init__(self, name: str, graph: Graph, threads: int = 0, cpus: frozenset[int] | None = None) -> None:
         self.name, self.inputs, self.outputs = name, graph.inputs, graph.outputs
         ort = import_extra("onnxruntime", "cpu", "to run on the CPU")
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # A spinning pool takes the cores that the next stage needs (platforms.md, section 6).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if cpus is not None and threads > 1:
+            pinned = sorted(cpus)[1:threads]
+            options.add_session_config_entry(
+                "session.intra_op_thread_affinities",
+                ";".join(str(cpu + 1) for cpu in pinned),  # it counts from 1
+            )
         options.log_severity_level = 3
         try:
             self._session: Any = ort.InferenceSession(graph.onnx, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,70 @@
+"""How a pipeline runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cascadert.errors import InvalidRequest
+from cascadert.runtime.costs import StageCosts
+from cascadert.runtime.plan import Plan
+
+Mode = Literal["overlapped", "serial"]
+Overflow = Literal["wait", "drop-oldest"]
+ALL_TENSORS = "all"
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a pipeline runs.
+
+    Attributes:
+        mode: "overlapped" runs every stage on a stream of its own, so that stages of several frames run side by side;
+            "serial" runs one after the other on one stream. Labels are the same, bit for bit.
+        threads: threads of each stage on the CPU, one number or one for each stage. 0: in serial mode all cores; in
+            overlapped mode the cores are shared out among the stages, see `placement`.
+        pin: hold each stage's threads on cores of its own; none: where there are enough of them.
+        slots: frames whose tensors fit on the device at once; 0: one more than the longest chain of stages. Serial: 1.
+        queue: frames that may wait for a slot.
+        overflow: what `submit` does where as many wait: "wait" until there is room, or drop the oldest that waits and
+            count it.
+        timeout_s: after how long without any progress a stage counts as hung; none: never.
+        tensors: outputs to keep of each frame beside the labels, as `stage.output`; "all" of them.
+        device_labels: leave a copy of the labels on the device (`Result.device_labels`).
+        costs: measured costs around each decision, by stage; a latency budget needs them.
+    """
+
+    mode: Mode = "overlapped"
+    threads: int | Mapping[str, int] = 0
+    pin: bool | None = None
+    slots: int = 0
+    queue: int = 1
+    overflow: Overflow = "wait"
+    timeout_s: float | None = 120.0
+    tensors: tuple[str, ...] | Literal["all"] = ()
+    device_labels: bool = False
+    costs: Mapping[str, StageCosts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 0), ("queue", 1)):
+            if getattr(self, name) < least:
+                raise InvalidRequest(name, f"is {getattr(self, name)}", f"give {least} or more")
+        if self.mode == "serial" and self.slots not in (0, 1):
+            raise InvalidRequest("slots", f"is {self.slots} in serial mode", "serial mode has one slot")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise InvalidRequest("timeout_s", f"is {self.timeout_s}", "give seconds above 0, or none")
+
+
+def kept_tensors(plan: Plan, options: RuntimeOptions) -> frozenset[str]:
+    """Return the outputs to keep of each frame.
+
+    Raises:
+        InvalidRequest: an output that no stage has.
+    """
+    if options.tensors == ALL_TENSORS:
+        return frozenset(plan.tensors)
+    unknown = sorted(set(options.tensors) - set(plan.tensors))
+    if unknown:
+        raise InvalidRequest(f"tensor '{unknown[0]}'", "is no output", f"outputs are {', '.join(plan.tensors)}")
+    return frozenset(options.tensors)

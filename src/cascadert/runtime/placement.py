@@ -1,0 +1,83 @@
+"""Threads and cores of stages on a CPU.
+
+Two ONNX Runtime sessions that each use all cores get in each other's way: side by side, each stage gets a share of the
+cores. One thread each on two cores beats two threads each in turn (bench/results/overlap.json has the measurements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cascadert.bundle import BundleManifest
+from cascadert.errors import InvalidRequest
+from cascadert.runtime.options import RuntimeOptions
+
+_REFINED = 0.25  # of all blocks: the share that a refinement is sized for, where nothing was measured
+_PINNED_FROM = 4  # cores for each stage from which on holding them apart is worth the stiffness
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Threads of each stage; `cpus` holds the cores of stages that are held apart."""
+
+    threads: Mapping[str, int]
+    cpus: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+
+def place(manifest: BundleManifest, options: RuntimeOptions, cores: Sequence[int]) -> Placement:
+    """Share out the cores that this process may use.
+
+    In serial mode every stage has all of them; in overlapped mode each has a share in proportion to its work, one at
+    least: as measured where costs are known, else by its MACs.
+
+    Raises:
+        InvalidRequest: threads for a stage that there is not, or fewer than none.
+    """
+    names = [stage.name for stage in manifest.stages]
+    asked = _asked(options, names)
+    if options.mode == "serial":
+        return Placement({name: asked[name] or len(cores) for name in names})
+    shares = share_out(len(cores), [_work(manifest, options, name) for name in names])
+    threads = {name: asked[name] or share for name, share in zip(names, shares, strict=True)}
+    pin = len(cores) >= _PINNED_FROM * len(names) if options.pin is None else options.pin
+    if not pin:
+        return Placement(threads)
+    if sum(threads.values()) > len(cores):
+        found = f"needs {sum(threads.values())} cores for {threads}, and there are {len(cores)}"
+        raise InvalidRequest("pin", found, "give fewer threads, or do not pin")
+    return Placement(threads, _apart(threads, cores))
+
+
+def share_out(cores: int, work: Sequence[float]) -> list[int]:
+    """Split cores among stages so that the one with the most work per core has as little as can be; one at least."""
+    shares = [1] * len(work)
+    for _ in range(cores - len(work)):
+        heaviest = max(range(len(work)), key=lambda i: work[i] / shares[i])
+        shares[heaviest] += 1
+    return shares
+
+
+def _asked(options: RuntimeOptions, names: Sequence[str]) -> dict[str, int]:
+    if isinstance(options.threads, int):
+        asked = dict.fromkeys(names, options.threads)
+    else:
+        unknown = sorted(set(options.threads) - set(names))
+        if unknown:
+            raise InvalidRequest(f"threads of '{unknown[0]}'", "is no stage", f"stages are {', '.join(names)}")
+        asked = {name: options.threads.get(name, 0) for name in names}
+    if min(asked.values()) < 0:
+        raise InvalidRequest("threads", f"is {min(asked.values())}", "give 1 or more, or 0 for a choice of ours")
+    return asked
+
+
+def _work(manifest: BundleManifest, options: RuntimeOptions, name: str) -> float:
+    """Return the expected work of a stage on a frame: milliseconds for all stages, or MACs for all."""
+    blocks = manifest.spec.make_grid().size * manifest.spec.frame.cameras
+    stage = next(stage for stage in manifest.stages if stage.name == name)
+    return float(stage.network.macs) * (1 if stage.select is None else max(1.0, blocks * _REFINED))
+
+
+def _apart(threads: Mapping[str, int], cores: Sequence[int]) -> dict[str, frozenset[int]]:
+    left = list(cores)
+    return {name: frozenset(left.pop(0) for _ in range(count)) for name, count in threads.items()}

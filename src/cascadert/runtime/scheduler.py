@@ -1,0 +1,378 @@
+"""The thread that queues work: every stage of every frame as soon as its inputs are queued and its n is known.
+
+It reads the plan and knows no system. What it waits for are messages: a frame, the end of a piece of work, a result
+that was taken. Nothing here waits for a device; a decision that needs scores is made when their stage reports.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from cascadert.device import Device, Event, Stream
+from cascadert.errors import CascadertError, ExecutionError, FrameCancelled, PipelineBroken, StageTimeout
+from cascadert.executable import Executable
+from cascadert.runtime.job import Decision, Job, Piece, stage_runs
+from cascadert.runtime.lanes import Lanes
+from cascadert.runtime.observe import observations
+from cascadert.runtime.plan import Plan, StagePlan
+from cascadert.runtime.results import Span
+from cascadert.runtime.selection import Decider
+from cascadert.runtime.slots import Slot
+
+_IDLE_S = 0.5  # how often a scheduler with frames in flight looks whether something hangs, at least
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A moment on the device and on the host: where spans count from."""
+
+    event: Event
+    seconds: float
+
+    def on_device(self, event: Event) -> float:
+        """Milliseconds since then of an event that happened."""
+        return event.milliseconds_since(self.event)
+
+    def on_host(self, seconds: float) -> float:
+        """Milliseconds since then of a reading of `time.perf_counter`."""
+        return (seconds - self.seconds) * 1e3
+
+
+class Scheduler:
+    """Runs frames through the stages.
+
+    Args:
+        plan: what there is to run.
+        executables: each stage, loaded.
+        device: makes copies.
+        lanes: the streams.
+        slots: memory for frames in flight; all that are equal may be used at once.
+        deciders: the decision before each stage that has one.
+        timeout_s: after how long without any progress a stage counts as hung.
+        take: returns the next frame to begin, if there is one and room for it (or without asking for room).
+        finished: called with every frame that is finished.
+    """
+
+    def __init__(
+        self, plan: Plan, executables: Mapping[str, Executable], device: Device, lanes: Lanes, slots: list[Slot],
+        deciders: Mapping[str, Decider], *, kept: frozenset[str], on_device: bool, timeout_s: float | None,
+        take: Callable[[bool], Job | None], finished: Callable[[Job], None],
+    ) -> None:  # fmt: skip
+        self._plan, self._executables, self._device, self._lanes = plan, executables, device, lanes
+        self._slots, self._deciders, self._kept, self._on_device = deque(slots), deciders, kept, on_device
+        self._timeout_s, self._take, self._finished = timeout_s, take, finished
+        self._occupants: dict[int, Job] = {}
+        self._running: dict[int, Job] = {}
+        self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._progress_s = time.perf_counter()
+        self.broken: CascadertError | None = None
+        epoch = lanes.upload.record()
+        epoch.synchronize()
+        self.clock = Clock(epoch, time.perf_counter())
+        self._thread = threading.Thread(target=self._run, name="cascadert-scheduler", daemon=True)
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Say that there may be a frame to begin, or room for one. Any thread."""
+        self._mailbox.put(self._admit)
+
+    def cancel(self, before: int) -> None:
+        """Give up the frames with lower numbers that are not finished; what is queued runs to its end. Any thread."""
+        self._mailbox.put(lambda: self._cancel_running(before))
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread; return false where it did not end in time. Any thread but its own."""
+        self._mailbox.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        patience = _IDLE_S if self._timeout_s is None else min(_IDLE_S, self._timeout_s / 4)
+        while True:
+            try:
+                message = self._mailbox.get(timeout=patience)
+            except Empty:
+                self._look_for_hung_stages()
+                continue
+            if message is None:
+                return
+            try:
+                message()
+            except Exception as error:
+                self._break(
+                    PipelineBroken("scheduler", f"failed with {error!r}", "report this; open a new pipeline"), error
+                )
+            self._look_for_hung_stages()
+            del message  # it may hold the last reference to a frame
+
+    # Frames begin and end
+
+    def _admit(self) -> None:
+        """Begin frames while slots are to be had: a slot can be queued for again once its last frame is all queued."""
+        while self.broken is None and self._is_open(self._slots[0]):
+            job = self._take(False)
+            if job is None:
+                return
+            slot = self._slots[0]
+            self._slots.rotate(-1)
+            if not self._running:
+                self._progress_s = time.perf_counter()
+            job.slot = slot
+            self._occupants[id(slot)] = self._running[job.ticket.number] = job
+            self._guarded(job, lambda job=job: self._upload(job))  # type: ignore[misc]
+            self._advance(job)
+
+    def _is_open(self, slot: Slot) -> bool:
+        occupant = self._occupants.get(id(slot))
+        return occupant is None or occupant.is_queued
+
+    def _upload(self, job: Job) -> None:
+        """Bring the frame to the device; where memory is shared it is there already."""
+        assert job.slot is not None
+        if not job.foreign and self._device.unified:
+            return
+        stream, names = self._lanes.upload, list(self._plan.planes)
+        for event in job.slot.before_writing(names, stream):
+            stream.wait(event)
+        begin = stream.begin()
+        for name in names:
+            source = job.staging.planes[name]
+            if name in job.foreign:
+                source = self._device.import_array(job.foreign[name], stream)
+            if self._device.unified:
+                job.imported[name] = source
+            else:
+                self._device.copy(source, job.slot.buffers[name], stream)
+        end = stream.record()
+        if self._device.unified:
+            job.ready = (end,)
+        else:
+            job.slot.writing(names, stream, end)
+        self._await(job, Piece("upload", stream.name, begin, end), stream, partial(self._heard, job, None))
+
+    def _advance(self, job: Job) -> None:
+        """Queue or skip every stage whose inputs are queued and whose n is known; then the way home."""
+        for stage in tuple(job.remaining):
+            if job.error is None and stage.producers <= job.handled:
+                self._guarded(job, lambda stage=stage: self._handle(job, stage))  # type: ignore[misc]
+        if job.error is not None:
+            job.remaining.clear()
+        if not job.remaining and not job.is_queued:
+            if job.error is None:
+                self._guarded(job, lambda: self._download(job))
+            job.is_queued = True
+            self._admit()
+        if job.is_queued and not job.outstanding:
+            self._finish(job)
+
+    def _guarded(self, job: Job, step: Callable[[], None]) -> None:
+        """Let what a step raises be the failure of its frame."""
+        try:
+            step()
+        except CascadertError as error:
+            job.error = job.error or error
+
+    def _finish(self, job: Job) -> None:
+        if self._running.pop(job.ticket.number, None) is None:
+            return  # it was given up before
+        if job.error is None:
+            job.runs, job.spans = stage_runs(job, self._plan), self._spans(job)
+            for stage, seen in observations(job, self._plan, self._lanes.stages).items():
+                self._deciders[stage].observe(seen)
+        self._finished(job)
+        self._admit()
+
+    # Stages
+
+    def _handle(self, job: Job, stage: StagePlan) -> None:
+        n = None
+        if stage.entry.select is not None:
+            decision = self._decide(job, stage)
+            if decision is None:
+                return  # its scores have not arrived
+            job.decisions[stage.name], n = decision, decision.n
+        job.remaining.remove(stage)
+        job.handled.add(stage.name)
+        if n == 0:
+            for output in stage.entry.outputs:
+                stand_in = output.when_skipped
+                job.owners[f"{stage.name}.{output.name}"] = None if stand_in is None else job.owner(stand_in)
+        else:
+            self._queue_stage(job, stage, n)
+
+    def _decide(self, job: Job, stage: StagePlan) -> Decision | None:
+        select = stage.entry.select
+        assert select is not None
+        scores, order = job.owner(select.scores), job.owner(select.order)
+        if scores is None or order is None:
+            return Decision(0)
+        decider, policy = self._deciders[stage.name], job.policies[stage.name]
+        started = time.perf_counter()
+        n = decider.without_scores(policy, self._candidates(job, scores))
+        if n is None:
+            if scores not in job.arrived:
+                return None
+            n = decider.choose(policy, job.host(scores))
+        n = self._executables[stage.name].blocks(n) if n else 0
+        ended = time.perf_counter()
+        name, clock = f"decide {stage.name}", self.clock
+        job.host_spans.append(Span(name, "host", clock.on_host(started), clock.on_host(ended), n))
+        return Decision(n, scores, order, decider.predicted_ms(n), decider.theta)
+
+    def _candidates(self, job: Job, scores: str) -> int:
+        """How many blocks have a score: all of them, or those that the stage refined which made the scores."""
+        decision = job.decisions.get(scores.split(".", 1)[0])
+        return self._plan.tensors[scores].shape[0] if decision is None else decision.n
+
+    def _queue_stage(self, job: Job, stage: StagePlan, n: int | None) -> None:
+        assert job.slot is not None
+        stream, slot, executable = self._lanes.stages[stage.name], job.slot, self._executables[stage.name]
+        reads = [self._present(job, stage, source) for source in stage.reads]
+        bindings = {
+            entry.name: job.buffer(tensor).prefix(n or 0) if entry.prefix else job.buffer(tensor)
+            for entry, tensor in zip(stage.entry.inputs, reads, strict=True)
+        }
+        bindings |= {output.name: slot.buffers[f"{stage.name}.{output.name}"] for output in stage.entry.outputs}
+        for event in slot.before_writing(stage.writes, stream):
+            stream.wait(event)
+        begin = stream.begin([*job.ready, *slot.before_reading(reads, stream)])
+        try:
+            executable.enqueue(bindings, stream)
+        finally:
+            end = stream.record()
+            slot.reading(reads, stream, end)
+            slot.writing(stage.writes, stream, end)
+            for name in stage.writes:
+                if name in self._plan.decision_tensors:
+                    self._device.copy(slot.buffers[name], job.staging.results[name], stream)
+            piece = Piece(stage.name, stream.name, begin, end, n)
+            self._await(job, piece, stream, partial(self._heard, job, stage))
+
+    def _present(self, job: Job, stage: StagePlan, source: str) -> str:
+        owner = job.owner(source)
+        if owner is None:
+            found = f"reads {source}, which was skipped and which nothing stands for"
+            raise ExecutionError(f"stage '{stage.name}'", found, "give that output a when_skipped, and export anew")
+        return owner
+
+    def _download(self, job: Job) -> None:
+        """Bring home the labels and what else is to be kept."""
+        assert job.slot is not None
+        labels = job.owner(self._plan.labels)
+        assert labels is not None, f"{self._plan.labels} was skipped, and nothing stands for it"
+        ran = {piece.name for piece in job.pieces}
+        kept = [name for name in self._kept if name.split(".", 1)[0] in ran and name != self._plan.labels]
+        stream, slot, results = self._lanes.download, job.slot, job.staging.results
+        begin = stream.begin(slot.before_reading([labels, *kept], stream))
+        self._device.copy(slot.buffers[labels], results[self._plan.labels], stream)
+        for name in kept:
+            self._device.copy(slot.buffers[name], results[name], stream)
+        if self._on_device:
+            source = slot.buffers[labels]
+            job.device_labels = self._device.allocate(source.shape, source.dtype)
+            self._device.copy(source, job.device_labels, stream)
+        end = stream.record()
+        slot.reading([labels, *kept], stream, end)
+        self._await(job, Piece("download", stream.name, begin, end), stream, partial(self._heard, job, None))
+
+    # What streams report
+
+    def _await(self, job: Job, piece: Piece, stream: Stream, heard: Callable[[BaseException | None], None]) -> None:
+        job.pieces.append(piece)
+        job.outstanding += 1
+        mailbox = self._mailbox
+        stream.notify(lambda error: mailbox.put(partial(heard, error)))
+
+    def _heard(self, job: Job, stage: StagePlan | None, error: BaseException | None) -> None:
+        """A piece of work has ended: of a stage, or a copy."""
+        self._progress_s = time.perf_counter()
+        job.outstanding -= 1
+        if error is not None and job.error is None:
+            job.error = _as_failure(stage, error)
+        if stage is not None and error is None:
+            arrived = [name for name in stage.writes if name in self._plan.decision_tensors]
+            job.arrived.update(arrived)
+            self._guarded(job, lambda: _refuse_nan(job, arrived))
+        self._advance(job)
+
+    def _spans(self, job: Job) -> tuple[Span, ...]:
+        clock = self.clock
+        pieces = (
+            Span(piece.name, piece.stream, clock.on_device(piece.begin), clock.on_device(piece.end), piece.n)
+            for piece in job.pieces
+        )
+        return (*pieces, *job.host_spans)
+
+    # What goes wrong
+
+    def _look_for_hung_stages(self) -> None:
+        if self._timeout_s is None or not self._running or self.broken is not None:
+            return
+        waited_s = time.perf_counter() - self._progress_s
+        if waited_s < self._timeout_s:
+            return
+        job, piece = next(
+            ((job, piece) for job in self._running.values() for piece in job.pieces if piece.is_running),
+            (next(iter(self._running.values())), None),
+        )
+        name = "the device" if piece is None else f"stage '{piece.name}'"
+        found = f"has not finished frame {job.ticket.number} after {waited_s:.3g} s"
+        remedy = "find out why it hangs, or raise timeout_s if it is only slow"
+        job.error = StageTimeout(name, found, remedy)
+        self._break(PipelineBroken("pipeline", f"is broken: {name} {found}", "open a new one"), None)
+
+    def _break(self, error: CascadertError, cause: BaseException | None) -> None:
+        """Fail every frame, and take no more."""
+        error.__cause__ = cause
+        self.broken = self.broken or error
+        for job in list(self._running.values()):
+            if job.slot is not None:
+                job.slot.retired = True
+            job.error = job.error or _same(error)
+            job.remaining.clear()
+            self._finish(job)
+        while (waiting := self._take(True)) is not None:
+            waiting.error = _same(error)
+            self._finished(waiting)
+
+    def _cancel_running(self, before: int) -> None:
+        for job in [job for job in self._running.values() if job.ticket.number < before]:
+            number = job.ticket.number
+            job.error = job.error or FrameCancelled(
+                f"frame {number}", "was given up before it was finished", "submit it again"
+            )
+            self._advance(job)
+
+
+def _as_failure(stage: StagePlan | None, error: BaseException) -> CascadertError:
+    """Return an error of ours; what else a backend raises is named with the stage and kept as the cause."""
+    if isinstance(error, CascadertError):
+        return error
+    subject = "copy" if stage is None else f"stage '{stage.name}'"
+    failure = ExecutionError(subject, f"failed with {error!r}", "see its cause")
+    failure.__cause__ = error
+    return failure
+
+
+def _same(error: CascadertError) -> CascadertError:
+    """Return an error of its own for each frame: what is raised keeps a traceback."""
+    again = type(error)(error.subject, error.found, error.remedy)
+    again.__cause__ = error.__cause__
+    return again
+
+
+def _refuse_nan(job: Job, arrived: list[str]) -> None:
+    """Where scores hold NaN their order means nothing."""
+    for name in arrived:
+        array: Any = job.host(name)
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise ExecutionError(name, "holds NaN", "check the weights, and the frame")
