@@ -10,7 +10,16 @@ from pydantic import ValidationError
 
 from cascadert.classes import CAMVID, CITYSCAPES
 from cascadert.errors import GridError, SpecError
-from cascadert.spec import CascadeSpec, ThresholdPolicy, TopKPolicy, load_spec, parse_spec
+from cascadert.spec import (
+    CascadeSpec,
+    FrameRatePolicy,
+    LatencyPolicy,
+    SelectPolicy,
+    ThresholdPolicy,
+    TopKPolicy,
+    load_spec,
+    parse_spec,
+)
 
 Data = dict[str, Any]
 
@@ -80,7 +89,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "stages.1.select",
         {"policy": "random"},
-        r"stages\[1\]\.select: found \{'policy': 'random'\}; .*'threshold', 'top-k'",
+        r"stages\[1\]\.select: found \{'policy': 'random'\}; .*'threshold', 'top-k', 'latency', 'frame-rate'",
     ),
     ("stages.1.select", {"theta": 0.5}, r"stages\[1\]\.select: found \{'theta': 0\.5\}; .*'policy'"),
     ("stages.1.select", {"policy": "threshold"}, r"stages\[1\]\.select\.threshold\.theta: is missing; add it"),
@@ -88,6 +97,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("stages.1.select", {"policy": "threshold", "theta": "0.5"}, r"theta: found '0\.5'; .*valid number"),
     ("stages.1.select", {"policy": "top-k", "k": -1}, r"\.k: found -1; .*greater than or equal to 0"),
     ("stages.1.select", {"policy": "top-k", "k": 2.5}, r"\.k: found 2\.5; .*integer"),
+    ("stages.1.select", {"policy": "latency"}, r"select\.latency\.budget_ms: is missing; add it"),
+    ("stages.1.select", {"policy": "latency", "budget_ms": 0}, r"budget_ms: found 0; .*greater than 0"),
+    ("stages.1.select", {"policy": "latency", "budget_ms": "40"}, r"budget_ms: found '40'; .*valid number"),
+    ("stages.1.select", {"policy": "latency", "budget_ms": float("inf")}, r"budget_ms: found inf; .*finite"),
+    ("stages.1.select", {"policy": "latency", "budget_ms": 40, "k": 1}, r"latency\.k: is not a known field"),
+    ("stages.1.select", {"policy": "frame-rate"}, r"select\.frame-rate\.fps: is missing; add it"),
+    ("stages.1.select", {"policy": "frame-rate", "fps": -30}, r"fps: found -30; .*greater than 0"),
+    ("stages.1.select", {"policy": "frame-rate", "fps": 30, "theta_min": float("nan")}, r"theta_min: found nan"),
     # the whole
     ("name", "../up", r"name: found '\.\./up'; .*pattern"),
     ("colour", "red", r"colour: is not a known field"),
@@ -151,6 +168,20 @@ def test_defaults_and_pairs(toy_data: Data) -> None:
     del toy_data["stages"][0]["scale"]
     toy_data["stages"][0]["input_size"] = [30, 32]
     assert parse_spec(toy_data, "spec").network_input_size() == (30, 32)
+
+
+@pytest.mark.parametrize(
+    ("select", "policy"),
+    [
+        ({"policy": "latency", "budget_ms": 40}, LatencyPolicy(budget_ms=40.0, theta=None)),
+        ({"policy": "latency", "budget_ms": 40.5, "theta": 0.25}, LatencyPolicy(budget_ms=40.5, theta=0.25)),
+        ({"policy": "frame-rate", "fps": 30}, FrameRatePolicy(fps=30.0, theta_min=0.0)),
+        ({"policy": "frame-rate", "fps": 29.97, "theta_min": 0.1}, FrameRatePolicy(fps=29.97, theta_min=0.1)),
+    ],
+)
+def test_policies_of_time(toy_data: Data, select: Data, policy: SelectPolicy) -> None:
+    _set("stages.1.select", select)(toy_data)
+    assert parse_spec(toy_data, "toy").stages[1].select == policy
 
 
 def test_a_spec_survives_json_and_cannot_be_changed(toy_data: Data) -> None:

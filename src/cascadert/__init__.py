@@ -18,6 +18,8 @@ _HOMES = {
     "CascadertError": "cascadert.errors",
     "Deployment": "cascadert.deployment",
     "ExportOptions": "cascadert.export.compile",
+    "FrameRatePolicy": "cascadert.spec",
+    "LatencyPolicy": "cascadert.spec",
     "ParityOptions": "cascadert.calibration.parity",
     "Pipeline": "cascadert.runtime.pipeline",
     "RunOptions": "cascadert.jetson.run",

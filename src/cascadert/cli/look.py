@@ -53,17 +53,22 @@ def targets(as_json: Json = False) -> None:
 def describe(artefact: Bundle | Deployment, *, as_json: bool = False) -> None:
     """Print what an artefact is, as tables or as its manifest in JSON."""
     from cascadert.deployment import Deployment
+    from cascadert.runtime.plan import make_plan
 
     built = artefact.manifest if isinstance(artefact, Deployment) else None
     bundle = artefact.manifest.bundle if isinstance(artefact, Deployment) else artefact.manifest
+    slot = make_plan(bundle).slot_bytes
     kind = "bundle" if built is None else "deployment"
     if as_json:
         manifest = artefact.manifest.model_dump(mode="json", by_alias=True)
-        print_json(json.dumps({"path": str(artefact.path), "kind": kind, "manifest": manifest}, indent=1))
+        found = {"path": str(artefact.path), "kind": kind, "slot_bytes": slot, "manifest": manifest}
+        print_json(json.dumps(found, indent=1))
         return
     out.print(f"[bold]{kind}[/bold] {artefact.path}", soft_wrap=True)
     out.print(_frame_line(bundle))
     out.print(_stage_table(bundle))
+    out.print(_memory_table(bundle))
+    out.print(f"and {show_bytes(slot)} for each frame in flight: its planes, and every output")
     out.print(_wiring(bundle))
     if built is not None:
         _print_built(built)
@@ -95,6 +100,16 @@ def _stage_table(manifest: BundleManifest) -> Table:
     return table
 
 
+def _memory_table(manifest: BundleManifest) -> Table:
+    total = manifest.spec.frame.cameras * manifest.spec.make_grid().size
+    table = Table("stage", "weights", "activations, n = 1", f"n = {total}", box=SIMPLE_HEAD)
+    table.title, table.title_justify = "memory, as estimated for ONNX Runtime", "left"
+    for stage in manifest.stages:
+        activations = (show_bytes(stage.memory.activations(n)) for n in (1, total))
+        table.add_row(stage.name, show_bytes(stage.memory.weights_bytes), *activations)
+    return table
+
+
 def _whole(header: str) -> Column:
     """Return a column that narrow terminals do not cut."""
     return Column(header, overflow="fold")
@@ -104,10 +119,14 @@ def show_decision(stage: StageEntry) -> str:
     """Return which blocks a stage refines, as people say it; nothing for a stage that sees whole frames."""
     if stage.select is None:
         return ""
-    policy = stage.select.policy
+    policy, scores = stage.select.policy, stage.select.scores
     if policy.policy == "top-k":
-        return f"top {policy.k} by {stage.select.scores}"
-    return f"{stage.select.scores} > {policy.theta:g}"
+        return f"top {policy.k} by {scores}"
+    if policy.policy == "latency":
+        return f"what fits {policy.budget_ms:g} ms, by {scores}"
+    if policy.policy == "frame-rate":
+        return f"what holds {policy.fps:g} frames/s, by {scores}"
+    return f"{scores} > {policy.theta:g}"
 
 
 def _wiring(manifest: BundleManifest) -> Tree:

@@ -58,18 +58,17 @@ def limited_by_latency(history: History, model: Model, budget_ms: float) -> Hist
 
 def limited_by_period(history: History, model: Model, period_ms: float) -> History:
     """Return the history with the limit of a period, of which single frames may fill the trimmed part."""
-    room, surely = (_period_room(history, history.trim * period_ms, margin) for margin in (1.0, model.margin))
+    room, surely = (_period_room(history, period_ms, share) for share in (1.0, 1 / model.margin))
     limited = _limited(replace(history, period_ms=period_ms), model, room, surely)
     if history.in_turn is None:  # only a frame with a block shows whether stages run side by side
         return replace(limited, limit=max(limited.limit, 1))
     return limited
 
 
-def _period_room(history: History, period_ms: float, margin: float) -> float:
-    """Return the milliseconds that refinement may take."""
-    if history.serial:
-        return period_ms / margin - history.rest.value
-    return max(period_ms, history.rest.value) / margin
+def _period_room(history: History, period_ms: float, share: float) -> float:
+    """Return the milliseconds that refinement may take of a share of the period."""
+    share *= history.trim
+    return share * period_ms - history.rest.value if history.serial else share * max(period_ms, history.rest.value)
 
 
 def _limited(history: History, model: Model, room_ms: float, surely_ms: float) -> History:
@@ -103,7 +102,7 @@ def steered(history: History, model: Model, scores: Scores, theta_min: float) ->
     target = max(theta_min, cut(scores, history.limit))
     theta = target if history.theta is None else history.theta + THETA_GAIN * (target - history.theta)
     assert history.period_ms is not None, "theta is steered after the limit"
-    room = _period_room(history, BURST * history.period_ms, 1.0) if history.limit else 0.0
+    room = _period_room(history, history.period_ms, BURST) if history.limit else 0.0
     burst = max(_fitting(model, room / history.refine.value), history.limit)
     return replace(history, theta=max(theta, cut(scores, burst), theta_min))
 

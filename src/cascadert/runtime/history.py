@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import median
 
 from cascadert.errors import ExecutionError
 from cascadert.runtime.costs import StageCosts
@@ -76,7 +75,8 @@ class Level:
     def follow(self, measured: float, jump: float) -> Level:
         """Return the level after one more measurement; `jump` is relative."""
         recent = (*self.recent, measured)[-REMEMBERED:]
-        middle, most = median(recent), jump * self.value
+        ordered, most = sorted(recent), jump * self.value
+        middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
         if abs(middle - self.value) > most:
             return Level(middle, recent)
         return Level(self.value + GAIN * clip(measured - self.value, -most, most), recent)
@@ -140,10 +140,15 @@ def observed(history: History, model: Model, seen: Observation) -> History:
 
 
 def _in_turn(history: History, seen: Observation) -> float:
-    """Return whether the busiest stream did both sides of the decision. Copies on other streams blur it: the half."""
+    """Return whether the busiest stream did both sides of the decision.
+
+    Copies, which other streams do, blur it: the half, and frames where one side is small are asked only at first.
+    """
     less, more = sorted((seen.before_ms, seen.refine_ms))
     found = float(seen.busy_ms - more > less / 2)
-    return found if history.in_turn is None else (history.in_turn + found) / 2
+    if history.in_turn is None:
+        return found
+    return history.in_turn if less < more / 4 else (history.in_turn + found) / 2
 
 
 def _rest_ms(history: History, seen: Observation) -> float:

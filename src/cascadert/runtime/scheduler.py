@@ -73,7 +73,8 @@ class Scheduler:
         self._occupants: dict[int, Job] = {}
         self._running: dict[int, Job] = {}
         self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._progress_s = time.perf_counter()
+        self._patience_s = _IDLE_S if timeout_s is None else min(_IDLE_S, timeout_s / 4)
+        self._looked_s, self._waited_s = time.perf_counter(), 0.0
         self.broken: CascadertError | None = None
         epoch = lanes.upload.record()
         epoch.synchronize()
@@ -96,39 +97,37 @@ class Scheduler:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        patience = _IDLE_S if self._timeout_s is None else min(_IDLE_S, self._timeout_s / 4)
         while True:
             try:
-                message = self._mailbox.get(timeout=patience)
+                message = self._mailbox.get(timeout=self._patience_s)
             except Empty:
-                self._look_for_hung_stages()
-                continue
+                message = _nothing
             if message is None:
                 return
             try:
                 message()
+                self._look_for_hung_stages()
             except Exception as error:
-                self._break(
-                    PipelineBroken("scheduler", f"failed with {error!r}", "report this; open a new pipeline"), error
-                )
-            self._look_for_hung_stages()
+                found = f"failed with {error!r}"
+                self._break(PipelineBroken("scheduler", found, "report this; open a new pipeline"), error)
             del message  # it may hold the last reference to a frame
 
     # Frames begin and end
 
     def _admit(self) -> None:
         """Begin frames while slots are to be had: a slot can be queued for again once its last frame is all queued."""
+        if self.broken is not None:
+            self._refuse_waiting(self.broken)  # they came in while it broke
         while self.broken is None and self._is_open(self._slots[0]):
             job = self._take(False)
             if job is None:
                 return
             slot = self._slots[0]
             self._slots.rotate(-1)
-            if not self._running:
-                self._progress_s = time.perf_counter()
+            self._waited_s = 0.0
             job.slot = slot
             self._occupants[id(slot)] = self._running[job.ticket.number] = job
-            self._guarded(job, lambda job=job: self._upload(job))  # type: ignore[misc]
+            self._guarded(job, "upload", self._upload)
             self._advance(job)
 
     def _is_open(self, slot: Slot) -> bool:
@@ -144,52 +143,62 @@ class Scheduler:
         for event in job.slot.before_writing(names, stream):
             stream.wait(event)
         begin = stream.begin()
-        for name in names:
-            source = job.staging.planes[name]
-            if name in job.foreign:
-                source = self._device.import_array(job.foreign[name], stream)
+        try:
+            for name in names:
+                source = job.staging.planes[name]
+                if name in job.foreign:
+                    source = self._device.import_array(job.foreign[name], stream)
+                if self._device.unified:
+                    job.imported[name] = source
+                else:
+                    self._device.copy(source, job.slot.buffers[name], stream)
+        finally:
+            end = stream.record()
             if self._device.unified:
-                job.imported[name] = source
+                job.ready = (end,)
             else:
-                self._device.copy(source, job.slot.buffers[name], stream)
-        end = stream.record()
-        if self._device.unified:
-            job.ready = (end,)
-        else:
-            job.slot.writing(names, stream, end)
-        self._await(job, Piece("upload", stream.name, begin, end), stream, partial(self._heard, job, None))
+                job.slot.writing(names, stream, end)
+            self._await(job, Piece("upload", stream.name, begin, end), stream)
 
     def _advance(self, job: Job) -> None:
         """Queue or skip every stage whose inputs are queued and whose n is known; then the way home."""
         for stage in tuple(job.remaining):
             if job.error is None and stage.producers <= job.handled:
-                self._guarded(job, lambda stage=stage: self._handle(job, stage))  # type: ignore[misc]
+                self._guarded(job, stage.name, self._handle, stage)
         if job.error is not None:
             job.remaining.clear()
         if not job.remaining and not job.is_queued:
             if job.error is None:
-                self._guarded(job, lambda: self._download(job))
+                self._guarded(job, "download", self._download)
             job.is_queued = True
             self._admit()
         if job.is_queued and not job.outstanding:
             self._finish(job)
 
-    def _guarded(self, job: Job, step: Callable[[], None]) -> None:
-        """Let what a step raises be the failure of its frame."""
+    def _guarded(self, job: Job, name: str, step: Callable[..., None], *given: Any) -> None:
+        """Let what a step raises be the failure of its frame; `name` is the stage or copy at fault."""
         try:
-            step()
-        except CascadertError as error:
-            job.error = job.error or error
+            step(job, *given)
+        except Exception as error:
+            job.error = job.error or self._as_failure(name, error)
 
     def _finish(self, job: Job) -> None:
         if self._running.pop(job.ticket.number, None) is None:
             return  # it was given up before
+        assert job.slot is not None
         if job.error is None:
-            job.runs, job.spans = stage_runs(job, self._plan), self._spans(job)
-            for stage, seen in observations(job, self._plan, self._lanes.stages).items():
-                self._deciders[stage].observe(seen)
+            self._guarded(job, "measurement", self._evaluate)
+        if not job.slot.retired:  # nothing runs any more: what the caller lent goes back
+            job.foreign, job.imported = {}, {}
+            if self._occupants.get(id(job.slot)) is job:
+                del self._occupants[id(job.slot)]
         self._finished(job)
         self._admit()
+
+    def _evaluate(self, job: Job) -> None:
+        job.runs, job.spans = stage_runs(job, self._plan), self._spans(job)
+        for stage, seen in observations(job, self._plan).items():
+            self._deciders[stage].observe(seen)
 
     # Stages
 
@@ -236,7 +245,7 @@ class Scheduler:
     def _queue_stage(self, job: Job, stage: StagePlan, n: int | None) -> None:
         assert job.slot is not None
         stream, slot, executable = self._lanes.stages[stage.name], job.slot, self._executables[stage.name]
-        reads = [self._present(job, stage, source) for source in stage.reads]
+        reads = [self._present(job, stage.name, source) for source in stage.reads]
         bindings = {
             entry.name: job.buffer(tensor).prefix(n or 0) if entry.prefix else job.buffer(tensor)
             for entry, tensor in zip(stage.entry.inputs, reads, strict=True)
@@ -254,54 +263,55 @@ class Scheduler:
             for name in stage.writes:
                 if name in self._plan.decision_tensors:
                     self._device.copy(slot.buffers[name], job.staging.results[name], stream)
-            piece = Piece(stage.name, stream.name, begin, end, n)
-            self._await(job, piece, stream, partial(self._heard, job, stage))
+            self._await(job, Piece(stage.name, stream.name, begin, end, n), stream, stage)
 
-    def _present(self, job: Job, stage: StagePlan, source: str) -> str:
+    def _present(self, job: Job, name: str, source: str) -> str:
         owner = job.owner(source)
         if owner is None:
             found = f"reads {source}, which was skipped and which nothing stands for"
-            raise ExecutionError(f"stage '{stage.name}'", found, "give that output a when_skipped, and export anew")
+            raise ExecutionError(self._subject(name), found, "give that output a when_skipped, and export anew")
         return owner
 
     def _download(self, job: Job) -> None:
         """Bring home the labels and what else is to be kept."""
         assert job.slot is not None
-        labels = job.owner(self._plan.labels)
-        assert labels is not None, f"{self._plan.labels} was skipped, and nothing stands for it"
+        labels = self._present(job, "download", self._plan.labels)
         ran = {piece.name for piece in job.pieces}
         kept = [name for name in self._kept if name.split(".", 1)[0] in ran and name != self._plan.labels]
         stream, slot, results = self._lanes.download, job.slot, job.staging.results
         begin = stream.begin(slot.before_reading([labels, *kept], stream))
-        self._device.copy(slot.buffers[labels], results[self._plan.labels], stream)
-        for name in kept:
-            self._device.copy(slot.buffers[name], results[name], stream)
-        if self._on_device:
-            source = slot.buffers[labels]
-            job.device_labels = self._device.allocate(source.shape, source.dtype)
-            self._device.copy(source, job.device_labels, stream)
-        end = stream.record()
-        slot.reading([labels, *kept], stream, end)
-        self._await(job, Piece("download", stream.name, begin, end), stream, partial(self._heard, job, None))
+        try:
+            self._device.copy(slot.buffers[labels], results[self._plan.labels], stream)
+            for name in kept:
+                self._device.copy(slot.buffers[name], results[name], stream)
+            if self._on_device:
+                source = slot.buffers[labels]
+                job.device_labels = self._device.allocate(source.shape, source.dtype)
+                self._device.copy(source, job.device_labels, stream)
+        finally:
+            end = stream.record()
+            slot.reading([labels, *kept], stream, end)
+            self._await(job, Piece("download", stream.name, begin, end), stream)
 
     # What streams report
 
-    def _await(self, job: Job, piece: Piece, stream: Stream, heard: Callable[[BaseException | None], None]) -> None:
+    def _await(self, job: Job, piece: Piece, stream: Stream, stage: StagePlan | None = None) -> None:
         job.pieces.append(piece)
         job.outstanding += 1
-        mailbox = self._mailbox
+        self._waited_s = 0.0
+        mailbox, heard = self._mailbox, partial(self._heard, job, piece, stage)
         stream.notify(lambda error: mailbox.put(partial(heard, error)))
 
-    def _heard(self, job: Job, stage: StagePlan | None, error: BaseException | None) -> None:
+    def _heard(self, job: Job, piece: Piece, stage: StagePlan | None, error: BaseException | None) -> None:
         """A piece of work has ended: of a stage, or a copy."""
-        self._progress_s = time.perf_counter()
+        self._waited_s = 0.0
         job.outstanding -= 1
         if error is not None and job.error is None:
-            job.error = _as_failure(stage, error)
+            job.error = self._as_failure(_origin(job, piece, error).name, error)
         if stage is not None and error is None:
             arrived = [name for name in stage.writes if name in self._plan.decision_tensors]
             job.arrived.update(arrived)
-            self._guarded(job, lambda: _refuse_nan(job, arrived))
+            self._guarded(job, stage.name, _refuse_nan, arrived)
         self._advance(job)
 
     def _spans(self, job: Job) -> tuple[Span, ...]:
@@ -315,17 +325,17 @@ class Scheduler:
     # What goes wrong
 
     def _look_for_hung_stages(self) -> None:
-        if self._timeout_s is None or not self._running or self.broken is not None:
-            return
-        waited_s = time.perf_counter() - self._progress_s
-        if waited_s < self._timeout_s:
+        now = time.perf_counter()
+        self._waited_s += min(now - self._looked_s, self._patience_s)  # a process that was stopped has not waited
+        self._looked_s = now
+        if self._timeout_s is None or not self._running or self.broken is not None or self._waited_s < self._timeout_s:
             return
         job, piece = next(
             ((job, piece) for job in self._running.values() for piece in job.pieces if piece.is_running),
             (next(iter(self._running.values())), None),
         )
-        name = "the device" if piece is None else f"stage '{piece.name}'"
-        found = f"has not finished frame {job.ticket.number} after {waited_s:.3g} s"
+        name = "the device" if piece is None else self._subject(piece.name)
+        found = f"has not finished frame {job.ticket.number} after {self._waited_s:.3g} s"
         remedy = "find out why it hangs, or raise timeout_s if it is only slow"
         job.error = StageTimeout(name, found, remedy)
         self._break(PipelineBroken("pipeline", f"is broken: {name} {found}", "open a new one"), None)
@@ -340,6 +350,9 @@ class Scheduler:
             job.error = job.error or _same(error)
             job.remaining.clear()
             self._finish(job)
+        self._refuse_waiting(error)
+
+    def _refuse_waiting(self, error: CascadertError) -> None:
         while (waiting := self._take(True)) is not None:
             waiting.error = _same(error)
             self._finished(waiting)
@@ -352,15 +365,25 @@ class Scheduler:
             )
             self._advance(job)
 
+    def _subject(self, name: str) -> str:
+        return f"stage '{name}'" if name in self._executables else f"the {name}"
 
-def _as_failure(stage: StagePlan | None, error: BaseException) -> CascadertError:
-    """Return an error of ours; what else a backend raises is named with the stage and kept as the cause."""
-    if isinstance(error, CascadertError):
-        return error
-    subject = "copy" if stage is None else f"stage '{stage.name}'"
-    failure = ExecutionError(subject, f"failed with {error!r}", "see its cause")
-    failure.__cause__ = error
-    return failure
+    def _as_failure(self, name: str, error: BaseException) -> CascadertError:
+        """Return an error of ours; what else a backend raises is named with its stage or copy, and is the cause."""
+        if isinstance(error, CascadertError):
+            return error
+        failure = ExecutionError(self._subject(name), f"failed with {error!r}", "see its cause")
+        failure.__cause__ = error
+        return failure
+
+
+def _nothing() -> None:
+    """Say nothing: no message came."""
+
+
+def _origin(job: Job, piece: Piece, error: BaseException) -> Piece:
+    """Return the piece of work that failed with an error: those that waited for it carry the same, and may be first."""
+    return next((other for other in job.pieces if other.end.error is error), piece)
 
 
 def _same(error: CascadertError) -> CascadertError:

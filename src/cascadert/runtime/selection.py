@@ -1,8 +1,8 @@
 """How many blocks to refine: the decision for the one number n.
 
 A decision sees the scores of all N * G blocks, sorted descending, and what earlier frames took; the blocks are the
-first n of `order`. Scores of all cameras are sorted together and n counts blocks of all cameras, so a budget is shared: the
-most uncertain blocks win, whichever camera they are of, and more cameras do not make it larger.
+first n of `order`. Scores of all cameras are sorted together and n counts blocks of all cameras, so a budget is shared:
+the most uncertain blocks win, whichever camera they are of, and more cameras do not make it larger.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class Decider:
     def _release(self) -> None:
         """End the control of theta; what was learned of costs stays."""
         self._theta, self._infeasible = None, False
-        if self._known is not None:
+        if self._known is not None and self._known[1].period_ms is not None:
             model, history = self._known
-            self._known = model, replace(history, theta=None, period_ms=None, trim=1.0)
+            self._known = model, replace(history, theta=None, period_ms=None)
 
     def _expect(self, costs: StageCosts) -> tuple[Model, History]:
         return Model.of(costs, self._blocks, self._rounded), History.expected(costs)
