@@ -1,0 +1,115 @@
+"""Deployments loaded with TensorRT: all stages or none, and only on the GPU they were built for."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorrt_double import DoubleGpu, make_plan, make_tensorrt
+from tensorrt_runs import ANY_N, BLOCKS, dynamic, fill, outputs, reference, run, same
+
+from cascadert.bundle import CREATED_BY, Bundle
+from cascadert.deployment import (
+    DEPLOYMENT_SCHEMA,
+    BuiltFor,
+    Deployment,
+    DeploymentManifest,
+    EngineEntry,
+    engine_part,
+    write_deployment,
+)
+from cascadert.device import Stream
+from cascadert.errors import BundleError, DeploymentError
+from cascadert.graph import Graph
+from cascadert.runtime.executables.tensorrt import check_device, load_tensorrt_stages
+
+BUILT_FOR = BuiltFor(
+    target="rtx-30", backend="tensorrt-rtx", precision="fp32", compute_capability="8.6", blocks=(1, 4, BLOCKS)
+)
+
+
+@pytest.fixture
+def deploy(toy_bundle: Bundle, tmp_path: Path) -> Callable[..., Deployment]:
+    """`deploy(plans, built_for)` writes a deployment of the toy bundle."""
+
+    def deploy(plans: dict[str, bytes], built_for: BuiltFor = BUILT_FOR) -> Deployment:
+        entries = tuple(
+            EngineEntry(
+                stage=name,
+                engine=engine_part(name, "engine", plan),
+                graph_sha256=toy_bundle.graphs[name].sha256,
+                build_seconds=0.5,
+            )
+            for name, plan in plans.items()
+        )
+        manifest = DeploymentManifest(
+            schema=DEPLOYMENT_SCHEMA,
+            created_by=CREATED_BY,
+            bundle=toy_bundle.manifest,
+            built_for=built_for,
+            builder={"tensorrt-rtx": "double"},
+            engines=entries,
+        )
+        return write_deployment(tmp_path / "deployment", manifest, plans)
+
+    return deploy
+
+
+@pytest.fixture
+def plans(gpu: DoubleGpu, graphs: dict[str, Graph], monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Plans of the toy's stages, with the double in the place of TensorRT-RTX."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", make_tensorrt("rtx", gpu))
+    return {name: make_plan(graph, ANY_N if dynamic(graph) else ()) for name, graph in graphs.items()}
+
+
+Deploy = Callable[..., Deployment]
+
+
+def test_a_deployment_is_loaded_and_runs(
+    gpu: DoubleGpu, stream: Stream, graphs: dict[str, Graph], plans: dict[str, bytes], deploy: Deploy
+) -> None:
+    stages = load_tensorrt_stages(deploy(plans), gpu)
+    assert list(stages) == ["fast", "accurate"]
+    for name, executable in stages.items():
+        bindings = fill(gpu, graphs[name], 3, 0)
+        run(executable, bindings, stream)
+        assert same(outputs(graphs[name], bindings), reference(gpu, graphs[name], bindings, stream))
+        assert (executable.engine_bytes, executable.memory_bytes) == (len(plans[name]), 4096)
+        executable.close()
+
+
+def test_all_stages_are_loaded_or_none(gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy) -> None:
+    message = r"^stage 'accurate': tensorrt_rtx 1\.7\.1 refuses its engine: "
+    with pytest.raises(DeploymentError, match=message) as caught:
+        load_tensorrt_stages(deploy({**plans, "accurate": b"broken"}), gpu)
+    assert caught.tb is not None  # which holds on to whatever was not let go
+    assert gpu.calls == ["context STATIC DISABLED LAZY"]
+    assert not gpu.contexts
+
+
+def test_a_changed_engine_is_refused(gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy) -> None:
+    deployment = deploy(plans)
+    (deployment.path / "engines" / "accurate.engine").write_bytes(plans["accurate"][:-1] + b"?")
+    with pytest.raises(BundleError, match=r"accurate\.engine: was changed"):
+        load_tensorrt_stages(deployment, gpu)
+    assert not gpu.contexts
+
+
+def test_a_foreign_gpu_is_refused_before_anything_is_loaded(
+    gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy
+) -> None:
+    gpu.compute_capability = "12.0"
+    message = (
+        r"^deployment for rtx-30: was built for compute capability 8\.6; this GPU has 12\.0; "
+        r"build the bundle for a target of that compute capability$"
+    )
+    with pytest.raises(DeploymentError, match=message):
+        load_tensorrt_stages(deploy(plans), gpu)
+    assert not gpu.calls
+    check_device(BUILT_FOR, "8.6")
+
+
+def test_a_deployment_for_the_cpu_is_refused(gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy) -> None:
+    cpu = BuiltFor(target="cpu", backend="onnxruntime", precision="fp32")
+    with pytest.raises(DeploymentError, match=r"deployment: holds graphs for ONNX Runtime; run it on the CPU$"):
+        load_tensorrt_stages(deploy(plans, cpu), gpu)
