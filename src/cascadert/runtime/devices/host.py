@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -20,10 +21,13 @@ from cascadert.graph import DType
 
 _ALIGNMENT = 64  # a cache line, and the widest vector load
 
+_PATIENCE_S = 0.1  # how often a worker that waits for another looks whether it was abandoned
+
 _Item = Callable[[], None]
+_numbers = itertools.count()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostBuffer:
     """A numpy array in C order. Exports DLPack through its array."""
 
@@ -46,7 +50,13 @@ class HostBuffer:
         return self.array
 
     def prefix(self, count: int) -> HostBuffer:
-        """Return the first `count` entries of axis 0: the same memory."""
+        """Return the first `count` entries of axis 0: the same memory.
+
+        Raises:
+            ValueError: there are not as many.
+        """
+        if not 0 <= count <= self.array.shape[0]:
+            raise ValueError(f"a prefix of {count} entries of {list(self.array.shape)}")
         return HostBuffer(self.array[:count], self.dtype)
 
 
@@ -87,7 +97,11 @@ class HostEvent:
 
 
 class WorkerStream:
-    """A thread that runs what it is given, in order. A daemon: work that hangs cannot keep the process alive."""
+    """A thread that runs what it is given, in order. A daemon: work that hangs cannot keep the process alive.
+
+    Once `close` ran out of time the thread ends as soon as it can: after the work that it is at, or while it waits for
+    another stream, and what is queued behind is left undone.
+    """
 
     _handles = itertools.count(1)
 
@@ -95,6 +109,7 @@ class WorkerStream:
         self.name, self.priority, self.handle = name, priority, next(self._handles)
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._error: BaseException | None = None
+        self._is_abandoned = False
         self._thread = threading.Thread(target=self._work, args=(cpus,), name=f"cascadert-{name}", daemon=True)
         self._thread.start()
 
@@ -146,18 +161,26 @@ class WorkerStream:
         """Finish what is queued and end the thread; return false where it is still at it."""
         self._queue.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        self._is_abandoned = self._thread.is_alive()
+        return not self._is_abandoned
 
     def _join(self, other: HostEvent) -> None:
-        other.synchronize()
+        while not other.synchronize(_PATIENCE_S):
+            if self._is_abandoned:
+                raise _AbandonedError
         self._error = self._error or other.error
 
     def _work(self, cpus: frozenset[int] | None) -> None:
         if cpus is not None:
             os.sched_setaffinity(0, cpus)  # of this thread alone
-        while (item := self._queue.get()) is not None:
-            item()
-            del item  # or the last frame's buffers live until the next item comes
+        with suppress(_AbandonedError):
+            while not self._is_abandoned and (item := self._queue.get()) is not None:
+                item()
+                del item  # or the last frame's buffers live until the next item comes
+
+
+class _AbandonedError(Exception):
+    """A stream was closed, in vain, while it waited for another."""
 
 
 @dataclass
@@ -168,8 +191,7 @@ class HostDevice:
     """
 
     unified: bool = True
-    _allocated: list[int] = field(default_factory=lambda: [0], repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _sizes: dict[int, int] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -184,7 +206,11 @@ class HostDevice:
     @property
     def allocated_bytes(self) -> int:
         """Bytes of buffers allocated and not freed."""
-        return self._allocated[0]
+        return sum(tuple(self._sizes.values()))
+
+    def current(self) -> AbstractContextManager[None]:
+        """Do nothing: the host is always current."""
+        return nullcontext()
 
     def create_stream(self, name: str, priority: int = 0, cpus: frozenset[int] | None = None) -> WorkerStream:
         """Return a new worker thread; the host has no use for priorities.
@@ -205,8 +231,9 @@ class HostDevice:
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         raw = np.empty(size + _ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
-        self._count(size)
-        weakref.finalize(raw, self._count, -size)
+        number = next(_numbers)
+        self._sizes[number] = size
+        weakref.finalize(raw, self._sizes.pop, number, None)  # without a lock: it may run at any point
         return HostBuffer(raw[start : start + size].view(kind).reshape(shape), dtype)
 
     def allocate_pinned(self, shape: tuple[int, ...], dtype: DType) -> HostBuffer:
@@ -234,6 +261,8 @@ class HostDevice:
     def copy(self, source: Buffer, target: Buffer, stream: Stream) -> None:
         """Queue a copy."""
         worker, origin, goal = _worker(stream), _host(source), _host(target)
+        if origin.shape != goal.shape:  # numpy would broadcast
+            raise ValueError(f"a copy of {list(origin.shape)} to {list(goal.shape)}")
         worker.submit(lambda: np.copyto(goal, origin, casting="no"))
 
     def close(self) -> None:
@@ -244,10 +273,6 @@ class HostDevice:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _count(self, size: int) -> None:
-        with self._lock:
-            self._allocated[0] += size
 
 
 def _host(buffer: Buffer) -> HostArray:
