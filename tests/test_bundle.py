@@ -130,6 +130,11 @@ GOLDEN = """{
      32,
      48
     ]
+   },
+   "memory": {
+    "weights_bytes": 48,
+    "activation_bytes": 4608,
+    "activation_bytes_per_block": 0
    }
   }
  ]
@@ -248,6 +253,7 @@ def _nested_extra(data: dict[str, Any]) -> None:
         ),
         (lambda d: d.update(note="hi"), r"bundle\.json: note: Extra inputs are not permitted; write it anew$"),
         (lambda d: d.update(stages=[]), r"bundle\.json: stages: .*at least 1 item"),
+        (lambda d: d["stages"][0].pop("memory"), r"bundle\.json: stages\.0\.memory: Field required; write it anew$"),
         (lambda d: d.pop("spec"), r"bundle\.json: spec: Field required; write it anew$"),
     ],
 )

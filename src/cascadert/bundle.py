@@ -83,8 +83,23 @@ class NetworkEntry(Strict):
     input_shape: tuple[int, ...]
 
 
+class MemoryEntry(Strict):
+    """What a stage takes while it runs, besides its inputs and outputs, estimated from its graph.
+
+    Activations are the most that is alive at once: `activation_bytes`, and `activation_bytes_per_block` for each block.
+    """
+
+    weights_bytes: Annotated[int, Field(ge=0)]
+    activation_bytes: Annotated[int, Field(ge=0)]
+    activation_bytes_per_block: Annotated[int, Field(ge=0)]
+
+    def activations(self, n: int) -> int:
+        """Bytes of activations for n blocks; for whole frames n does not matter."""
+        return self.activation_bytes + n * self.activation_bytes_per_block
+
+
 class StageEntry(Strict):
-    """One graph, its wiring, and the decision before it."""
+    """One graph, its wiring, the decision before it, and what it takes."""
 
     name: str
     graph: Part
@@ -92,6 +107,7 @@ class StageEntry(Strict):
     outputs: tuple[OutputEntry, ...]
     select: SelectEntry | None
     network: NetworkEntry
+    memory: MemoryEntry
 
 
 class BundleManifest(Manifest):

@@ -19,7 +19,7 @@ from cascadert.calibration.doubt import Doubt
 from cascadert.calibration.parity import ParityOptions, _Pair, check_parity
 from cascadert.errors import BundleError, ParityError, SpecError
 from cascadert.export.compile import export_bundle
-from cascadert.runtime.pipeline import StageRun
+from cascadert.runtime.results import StageRun
 from cascadert.spec import ThresholdPolicy
 
 ONE = ParityOptions(frames=1, threads=1)

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascadert.export.blocks import AveragePaste, Crop, OwnerPaste
-from cascadert.export.glue import Normalise, whole_frame
+from cascadert.export.glue import ToRgb, whole_frame
 from cascadert.geometry import Grid
 from cascadert.pixels import planes_from_rgb
-from cascadert.spec import Preprocessing
 
 CAMERAS = 2
 OVERLAPPING = Grid(23, 31, (10, 12), (7, 8))
@@ -180,11 +179,11 @@ def test_crops_of_nv12_are_crops_of_the_converted_frame(grid: Grid, halo: int) -
     planes = tuple(torch.from_numpy(plane) for plane in planes_from_rgb(rgb, "nv12").values())
     indices = torch.arange(2 * grid.size, dtype=torch.int32)
     luma, chroma = (Crop(grid, 2, halo, step)(plane, indices) for step, plane in zip((1, 2), planes, strict=True))
-    normalise = Normalise("nv12", Preprocessing())
+    to_rgb = ToRgb("nv12")
     whole = Crop(grid, 2, halo)(whole_frame(planes), indices)
     assert torch.equal(torch.cat([luma, chroma], dim=3), whole)
-    converted = np.pad(normalise(whole_frame(planes)).numpy(), ((0, 0), (0, 0), (halo, halo), (halo, halo)), "edge")
-    for patch, index in zip(normalise(whole).numpy(), indices.tolist(), strict=True):
+    converted = np.pad(to_rgb(whole_frame(planes)).numpy(), ((0, 0), (0, 0), (halo, halo), (halo, halo)), "edge")
+    for patch, index in zip(to_rgb(whole).numpy(), indices.tolist(), strict=True):
         camera, block = divmod(index, grid.size)
         top, left, bottom, right = grid.box(block)
         wanted = converted[camera, :, top : bottom + 2 * halo, left : right + 2 * halo]

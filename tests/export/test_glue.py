@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascadert.export.glue import (
+    BlockMeans,
     Normalise,
+    Resample,
+    ToRgb,
     as_class_logits,
-    block_means,
     entropy_bits,
     labels_of,
     plane_shapes,
@@ -87,7 +89,7 @@ def grids(draw: st.DrawFn) -> Grid:
 @given(grids(), st.integers(1, 3))
 def test_block_means_equal_brute_force(grid: Grid, cameras: int) -> None:
     values = torch.rand(cameras, grid.height, grid.width, generator=torch.Generator().manual_seed(0))
-    found = block_means(values, grid)
+    found = BlockMeans(grid)(values)
     boxes = [grid.box(i) for i in range(grid.size)]
     by_hand = [values[n, t:b, a:c].double().mean() for n in range(cameras) for t, a, b, c in boxes]
     assert found.dtype == torch.float32
@@ -115,9 +117,19 @@ def test_resize_takes_pixel_centres_at_half_integers() -> None:
     assert resize(ramp, 1, 4) is ramp
 
 
+@pytest.mark.parametrize("size", [(12, 20), (6, 10), (6, 20), (3, 5), (48, 80)])
+def test_pictures_are_resampled_without_rounding_where_the_scale_is_a_power_of_two(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (2, 3, 12, 20), generator=generator).to(torch.float32)
+    found = Resample((12, 20), size)(picture)
+    wanted = torch.nn.functional.interpolate(picture.double(), size, mode="bilinear", align_corners=False)
+    assert found.shape == (2, 3, *size)
+    assert torch.equal(found.double(), wanted)
+
+
 def _normalised(rgb: np.ndarray, pixel_format: PixelFormat) -> torch.Tensor:
     planes = tuple(torch.from_numpy(plane) for plane in planes_from_rgb(rgb, pixel_format).values())
-    return Normalise(pixel_format, Preprocessing())(whole_frame(planes))
+    return Normalise(Preprocessing())(ToRgb(pixel_format)(whole_frame(planes)))
 
 
 @pytest.mark.parametrize("pixel_format", FORMATS)
@@ -145,7 +157,7 @@ def test_pixel_formats_agree_on_the_same_picture() -> None:
 def test_nv12_beyond_the_gamut_is_clamped() -> None:
     corners = [(y, u, v) for y in (0, 16, 235, 255) for u in (0, 128, 255) for v in (0, 128, 255)]
     pixels = torch.tensor(corners, dtype=torch.uint8).view(1, 4, 9, 3)
-    raw = Normalise("nv12", Preprocessing(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255)))(pixels)
+    raw = ToRgb("nv12")(pixels)
     assert (raw.min().item(), raw.max().item()) == pytest.approx((0, 255), abs=1e-3)
     assert raw[0, :, 0, 4].tolist() == [0, 0, 0]  # y = 0 is blacker than black
     assert raw[0, :, 2, 4].tolist() == pytest.approx([255, 255, 255], abs=0.01)
@@ -155,5 +167,5 @@ def test_alpha_is_left_out() -> None:
     rgba = torch.randint(0, 256, (1, 3, 3, 4), dtype=torch.uint8)
     opaque = rgba.clone()
     opaque[..., 3] = 255
-    normalise = Normalise("rgba8", Preprocessing())
-    assert torch.equal(normalise(rgba), normalise(opaque))
+    to_rgb = ToRgb("rgba8")
+    assert torch.equal(to_rgb(rgba), to_rgb(opaque))

@@ -15,7 +15,7 @@ from cascadert.errors import NetworkError
 from cascadert.export.glue import entropy_bits
 from cascadert.export.stages import RefineStage, Stage, make_stages
 from cascadert.pixels import planes_from_rgb
-from cascadert.spec import CascadeSpec, parse_spec
+from cascadert.spec import CascadeSpec, PixelFormat, parse_spec
 
 IMAGENET = (torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
@@ -118,6 +118,15 @@ def test_first_stage_at_half_resolution_resizes_once(parts) -> None:
     by_hand = F.interpolate(networks["fast"](small), (40, 56), mode="bilinear").argmax(1)
     assert stages[0].input_size == (20, 28)
     assert_same_up_to_ties(stages[0](frame)[0], by_hand, stages[0].margins(frame))
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb8", "bgr8", "rgba8"])
+def test_at_half_resolution_nothing_is_rounded_before_normalisation(parts, pixel_format: PixelFormat) -> None:
+    _, _, (first, _), frame = parts(lambda data: (_halved(data), data["frame"].update(pixel_format=pixel_format)))
+    exact = F.interpolate(frame.permute(0, 3, 1, 2).double(), (20, 28), mode="bilinear")
+    planes = planes_from_rgb(frame.numpy(), pixel_format)
+    pixels = first.pixels(*map(torch.from_numpy, planes.values()))
+    assert torch.equal(pixels, (exact.float() - IMAGENET[0] * 255) / (IMAGENET[1] * 255))
 
 
 def test_entropy_is_an_output_where_the_spec_asks(parts) -> None:

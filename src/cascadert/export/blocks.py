@@ -89,7 +89,8 @@ class OwnerPaste(nn.Module):
         owned = (
             self.owned_rows.index_select(0, indices)[:, :, None] & self.owned_columns.index_select(0, indices)[:, None]
         )
-        behind = torch.arange(refined.shape[0] * refined.shape[1] * refined.shape[2]) + frame.shape[0]
+        count = refined.shape[0] * refined.shape[1] * refined.shape[2]
+        behind = torch.arange(count, device=frame.device) + frame.shape[0]
         target = torch.where(owned.reshape(-1), target, behind)
         return torch.cat([frame, values]).index_put((target,), values)[: frame.shape[0]].reshape(labels.shape)
 
@@ -132,20 +133,20 @@ class AveragePaste(nn.Module):
     def _slots(self, indices: Tensor) -> Tensor:
         """Position of every block among the selected, n where it is not: int64 `[N, rows + 1, columns + 1]`."""
         count, (rows, columns) = indices.shape[0], self.grid.shape
-        unselected = torch.zeros(self.cameras * self.grid.size, dtype=torch.int64) + count
-        slots = unselected.index_put((indices.to(torch.int64),), torch.arange(count))
+        unselected = torch.zeros(self.cameras * self.grid.size, dtype=torch.int64, device=indices.device) + count
+        slots = unselected.index_put((indices.to(torch.int64),), torch.arange(count, device=indices.device))
         slots = slots.reshape(self.cameras, rows, columns) - count
         return nn.functional.pad(slots, (0, 1, 0, 1)) + count
 
     def accumulate(self, indices: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Sum `probabilities` `[n, K, Bh, Bw]` per pixel: `[N * H * W, K]`; and mask what they cover, `[N, H, W]`."""
         count, classes, block_height, block_width = probabilities.shape
-        size = (self.cameras, self.grid.height, self.grid.width)
+        size, device = (self.cameras, self.grid.height, self.grid.width), probabilities.device
         table = probabilities.permute(0, 2, 3, 1).reshape(-1, classes)
-        table = torch.cat([table, torch.zeros(block_height * block_width, classes)])
+        table = torch.cat([table, torch.zeros(block_height * block_width, classes, device=device)])
         slots = self._slots(indices)
-        total = torch.zeros(size[0] * size[1] * size[2], classes)
-        covered = torch.zeros(size, dtype=torch.bool)
+        total = torch.zeros(size[0] * size[1] * size[2], classes, device=device)
+        covered = torch.zeros(size, dtype=torch.bool, device=device)
         for row_block, row in zip(self.cover_rows, self.local_rows, strict=True):
             for column_block, column in zip(self.cover_columns, self.local_columns, strict=True):
                 slot = slots.index_select(1, row_block).index_select(2, column_block)

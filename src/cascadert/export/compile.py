@@ -17,6 +17,7 @@ from cascadert.bundle import (
     Bundle,
     BundleManifest,
     InputEntry,
+    MemoryEntry,
     NetworkEntry,
     OutputEntry,
     SelectEntry,
@@ -24,10 +25,12 @@ from cascadert.bundle import (
     stage_part,
     write_bundle,
 )
-from cascadert.errors import NetworkError, SpecError
+from cascadert.errors import BundleError, NetworkError, SpecError
 from cascadert.export.exporter import export_graph
 from cascadert.export.glue import plane_shapes
+from cascadert.export.lowering import lower
 from cascadert.export.macs import count_macs, count_parameters
+from cascadert.export.memory import estimate_memory
 from cascadert.export.networks import build_network, load_weights, state_sha256
 from cascadert.export.random_weights import prepare, seeded
 from cascadert.export.stages import RefineStage, Stage, checked, make_stages
@@ -78,7 +81,8 @@ def export_bundle(
             progress(stage.name)
         graphs[stage.name] = export_stage(module)
         network = describe_network(module, options.random_weights)
-        entries.append(_stage_entry(spec, stage, graphs[stage.name], network))
+        memory = estimate_memory(lower(graphs[stage.name], "onnxruntime"), spec.frame.cameras * spec.make_grid().size)
+        entries.append(_stage_entry(spec, stage, graphs[stage.name], network, memory))
     fields = {"schema": BUNDLE_SCHEMA, "created_by": CREATED_BY, "spec": spec, "spec_folder": str(folder)}
     manifest = BundleManifest.model_validate({**fields, "stages": tuple(entries)})
     return write_bundle(output, manifest, graphs, replace=options.replace)
@@ -110,6 +114,34 @@ def reference_stages(spec: CascadeSpec, folder: Path, random_weights: int | None
                 f"stage '{stage.stage.name}'", found, "mend the network, scale, block or halo"
             ) from error
     return stages
+
+
+def rebuild_stages(bundle: Bundle, spec: Path | None = None) -> tuple[Stage, ...]:
+    """Build the torch modules of a bundle's stages again, and check that they are the exported ones.
+
+    Args:
+        bundle: what was exported.
+        spec: the specification's present path, where it moved since.
+
+    Raises:
+        SpecError, NetworkError: the networks cannot be built again.
+        BundleError: the specification is gone, or its weights are not those that were exported.
+    """
+    folder = Path(bundle.manifest.spec_folder)
+    if spec is not None:
+        load_spec(spec)
+        folder = spec.parent.resolve()
+    elif not folder.is_dir():
+        raise BundleError(
+            str(bundle.path), f"was exported from {folder}, which is not there", "pass --spec with its present path"
+        )
+    seeds = {stage.network.random_seed for stage in bundle.manifest.stages} - {None}
+    modules = reference_stages(bundle.spec, folder, seeds.pop() if seeds else None)
+    for module, stage in zip(modules, bundle.manifest.stages, strict=True):
+        if state_sha256(module.network) != stage.network.state_sha256:
+            found = f"its weights in {folder} are not the ones that were exported"
+            raise BundleError(f"{bundle.path}: stage '{stage.name}'", found, "export again, or restore them")
+    return modules
 
 
 def _load_network(stage: StageSpec, folder: Path, random_weights: int | None) -> nn.Module:
@@ -184,7 +216,9 @@ def describe_network(stage: Stage, random_weights: int | None) -> NetworkEntry:
     )
 
 
-def _stage_entry(spec: CascadeSpec, stage: StageSpec, graph: Graph, network: NetworkEntry) -> StageEntry:
+def _stage_entry(
+    spec: CascadeSpec, stage: StageSpec, graph: Graph, network: NetworkEntry, memory: MemoryEntry
+) -> StageEntry:
     position = spec.stages.index(stage)
     previous = spec.stages[position - 1].name if position else ""
     select = None
@@ -197,6 +231,7 @@ def _stage_entry(spec: CascadeSpec, stage: StageSpec, graph: Graph, network: Net
         outputs=tuple(_output_entry(tensor, previous) for tensor in graph.outputs),
         select=select,
         network=network,
+        memory=memory,
     )
 
 

@@ -28,19 +28,15 @@ def plane_shapes(frame: FrameSpec) -> dict[str, tuple[int, int, int, int]]:
     return {"frame": (n, height, width, 4 if frame.pixel_format == "rgba8" else 3)}
 
 
-class Normalise(nn.Module):
-    """Pixels of any format, uint8 `[n, h, w, C]`, to what the network was trained on: float32 `[n, 3, h, w]`."""
+class ToRgb(nn.Module):
+    """Pixels of any format, uint8 `[n, h, w, C]`, to RGB: float32 `[n, 3, h, w]`, 0 to 255."""
 
-    mean: Tensor
-    std: Tensor
     matrix: Tensor
     offset: Tensor
 
-    def __init__(self, pixel_format: PixelFormat, preprocessing: Preprocessing) -> None:
+    def __init__(self, pixel_format: PixelFormat) -> None:
         super().__init__()
         self.pixel_format = pixel_format
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1) * 255)
         self.register_buffer("matrix", torch.tensor(_YUV_TO_RGB).view(3, 3, 1, 1))
         self.register_buffer("offset", torch.tensor(_YUV_OFFSET).view(3, 1, 1))
 
@@ -53,7 +49,23 @@ class Normalise(nn.Module):
             planes = planes[:, :3]
         elif self.pixel_format == "nv12":
             planes = F.conv2d(planes - self.offset, self.matrix).clamp(0, 255)
-        return (planes - self.mean) / self.std
+        return planes
+
+
+class Normalise(nn.Module):
+    """RGB of 0 to 255 to what the network was trained on, per channel: float32 `[n, 3, h, w]` to the same."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1) * 255)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation."""
+        return (rgb - self.mean) / self.std
 
 
 def whole_frame(planes: tuple[Tensor, ...]) -> Tensor:
@@ -81,6 +93,9 @@ class Resample(nn.Module):
 
     Backends round the positions of a Resize differently. That moves a pixel by 1e-4, which max pooling with un-pooling
     (ENet) turns into another label here and there. For three channels the two gathers per axis cost little.
+
+    It comes before `Normalise`: with pixels of 0 to 255 and weights of few bits, as at scale 0.5, float32 holds every
+    step exactly, so that nothing is rounded and no backend can round it otherwise.
     """
 
     def __init__(self, source: tuple[int, int], size: tuple[int, int]) -> None:
@@ -115,23 +130,39 @@ def entropy_bits(logits: Tensor) -> Tensor:
     return (total.log() - (weights * shifted).sum(dim=1) / total) / math.log(2)
 
 
-def _axis_means(values: Tensor, axis: Axis, dim: int) -> Tensor:
+class _AxisMeans(nn.Module):
     """Mean over each block of one axis. Tile means come first, so that overlapping blocks share their sums."""
-    tiled = list(values.shape)
-    tiled[dim : dim + 1] = [axis.length // axis.tile, axis.tile]
-    means = values.reshape(tiled).mean(dim + 1)
-    per_block = axis.block // axis.tile
-    if per_block == 1 and not axis.overlaps:
-        return means
-    tiles = torch.tensor([start // axis.tile + i for start in axis.starts for i in range(per_block)])
-    grouped = list(means.shape)
-    grouped[dim : dim + 1] = [len(axis.starts), per_block]
-    return means.index_select(dim, tiles).reshape(grouped).mean(dim + 1)
+
+    tiles: Tensor
+
+    def __init__(self, axis: Axis, dim: int) -> None:
+        super().__init__()
+        self.axis, self.dim, self.per_block = axis, dim, axis.block // axis.tile
+        tiles = [start // axis.tile + i for start in axis.starts for i in range(self.per_block)]
+        self.register_buffer("tiles", torch.tensor(tiles))
+
+    def forward(self, values: Tensor) -> Tensor:
+        tiled, axis = list(values.shape), self.axis
+        tiled[self.dim : self.dim + 1] = [axis.length // axis.tile, axis.tile]
+        means = values.reshape(tiled).mean(self.dim + 1)
+        if self.per_block == 1 and not axis.overlaps:
+            return means
+        grouped = list(means.shape)
+        grouped[self.dim : self.dim + 1] = [len(axis.starts), self.per_block]
+        return means.index_select(self.dim, self.tiles).reshape(grouped).mean(self.dim + 1)
 
 
-def block_means(values: Tensor, grid: Grid) -> Tensor:
+class BlockMeans(nn.Module):
     """Mean of float32 `[N, H, W]` over each block: `[N * G]`, a camera's blocks in a row."""
-    return _axis_means(_axis_means(values, grid.columns, 2), grid.rows, 1).reshape(-1)
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.columns, self.rows = _AxisMeans(grid.columns, 2), _AxisMeans(grid.rows, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Average along columns, then along rows."""
+        means: Tensor = self.rows(self.columns(values))
+        return means.reshape(-1)
 
 
 def sort_blocks(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from cascadert.errors import NetworkError
 from cascadert.export.blocks import AveragePaste, Crop, OwnerPaste
 from cascadert.export.glue import (
+    BlockMeans,
     Normalise,
     Resample,
+    ToRgb,
     as_class_logits,
-    block_means,
     entropy_bits,
     labels_of,
     plane_shapes,
@@ -41,7 +42,7 @@ class StageContext:
 class FirstStage(nn.Module):
     """Whole frames: `frame` to `labels`, `scores`, `order` (and `entropy`, if the spec asks for it).
 
-    Normalise, resize to the network's input, network, logits back to full resolution, entropy and arg-max there, mean
+    Resize to the network's input, normalise, network, logits back to full resolution, entropy and arg-max there, mean
     entropy per block, blocks sorted by it (paper 000, section 3).
     """
 
@@ -50,8 +51,10 @@ class FirstStage(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.normalise = Normalise(context.frame.pixel_format, stage.preprocessing)
+        self.to_rgb = ToRgb(context.frame.pixel_format)
+        self.normalise = Normalise(stage.preprocessing)
         self.resample = Resample((context.frame.height, context.frame.width), input_size)
+        self.block_means = BlockMeans(context.grid)
         self.stage, self.context, self.input_size = stage, context, input_size
 
     @property
@@ -66,8 +69,8 @@ class FirstStage(nn.Module):
 
     def pixels(self, *planes: Tensor) -> Tensor:
         """Return what the network sees of the frames: float32 `[N, 3, h, w]`."""
-        resampled: Tensor = self.resample(self.normalise(whole_frame(planes)))
-        return resampled
+        normalised: Tensor = self.normalise(self.resample(self.to_rgb(whole_frame(planes))))
+        return normalised
 
     def logits(self, *planes: Tensor) -> Tensor:
         """Return what entropy and labels are made of: float32 `[N, K, H, W]` at full resolution."""
@@ -78,7 +81,7 @@ class FirstStage(nn.Module):
         """Map the planes of N frames to labels `[N, H, W]`, scores and order `[N * G]` (, entropy `[N, H, W]`)."""
         logits = self.logits(*planes)
         entropy = entropy_bits(logits)
-        scores, order = sort_blocks(block_means(entropy, self.context.grid))
+        scores, order = sort_blocks(self.block_means(entropy))
         outputs = (labels_of(logits), scores, order)
         return (*outputs, entropy) if self.stage.emit_entropy else outputs
 
@@ -99,7 +102,8 @@ class RefineStage(nn.Module):
         super().__init__()
         frame, grid = context.frame, context.grid
         self.network = network
-        self.normalise = Normalise(frame.pixel_format, stage.preprocessing)
+        self.to_rgb = ToRgb(frame.pixel_format)
+        self.normalise = Normalise(stage.preprocessing)
         self.crops = nn.ModuleList(
             Crop(grid, frame.cameras, stage.halo, subsampled=frame.height // shape[1])
             for shape in plane_shapes(frame).values()
@@ -127,7 +131,8 @@ class RefineStage(nn.Module):
         """Return what the network sees: float32 `[n, 3, Bh + 2 halo, Bw + 2 halo]`."""
         *planes, indices, _ = tensors
         patches = [crop(plane, indices) for crop, plane in zip(self.crops, planes, strict=True)]
-        normalised: Tensor = self.normalise(torch.cat(patches, dim=3) if len(patches) > 1 else patches[0])
+        patch = torch.cat(patches, dim=3) if len(patches) > 1 else patches[0]
+        normalised: Tensor = self.normalise(self.to_rgb(patch))
         return normalised
 
     def logits(self, *tensors: Tensor) -> Tensor:
@@ -152,7 +157,7 @@ class RefineStage(nn.Module):
         """
         *_, indices, labels = tensors
         logits = self.logits(*tensors)
-        untouched = torch.full(labels.shape, torch.inf)
+        untouched = torch.full(labels.shape, torch.inf, device=labels.device)
         if isinstance(self.paste, AveragePaste):
             total, covered = self.paste.accumulate(indices, logits.softmax(dim=1))
             return torch.where(covered, top_margin(total, dim=1).reshape(labels.shape), untouched)
@@ -160,7 +165,8 @@ class RefineStage(nn.Module):
         return margins
 
     def _rescored(self, logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = torch.full((self.context.frame.cameras * self.context.grid.size,), -torch.inf)
+        total = self.context.frame.cameras * self.context.grid.size
+        blocks = torch.full((total,), -torch.inf, device=logits.device)
         means = entropy_bits(logits).mean(dim=(1, 2))
         return sort_blocks(blocks.index_put((indices.to(torch.int64),), means))
 

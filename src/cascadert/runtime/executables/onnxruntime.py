@@ -32,6 +32,8 @@ class OnnxRuntimeExecutable:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # A spinning pool takes the cores that the next stage needs (platforms.md, section 6).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A plan of memory for each n that was ever seen: up to twice the resident memory (bench/memory.py).
+        options.enable_mem_pattern = False
         if cpus is not None and threads > 1:
             pinned = sorted(cpus)[1:threads]
             options.add_session_config_entry(
