@@ -10,6 +10,7 @@ its end, and so is every piece that waited for it; their events carry the cause.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -158,6 +159,10 @@ class Device(Protocol):
     @property
     def allocated_bytes(self) -> int:
         """Bytes of all buffers that were allocated and not freed, pinned ones included."""
+        ...
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make the device current in the calling thread, for libraries that use it by themselves, as executables do."""
         ...
 
     def create_stream(self, name: str, priority: int = 0, cpus: frozenset[int] | None = None) -> Stream:

@@ -10,11 +10,15 @@ import pytest
 from cascadert.bundle import Bundle
 from cascadert.errors import ExecutionError, GraphError
 from cascadert.graph import Graph
-from cascadert.runtime.devices.host import HostBuffer, HostDevice
+from cascadert.runtime.devices.host import HostBuffer, HostDevice, WorkerStream
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
 
-DEVICE = HostDevice()
-STREAM = DEVICE.create_stream("test")
+
+@pytest.fixture
+def stream() -> Iterator[WorkerStream]:
+    worker = HostDevice().create_stream("test")
+    yield worker
+    assert worker.close(10)
 
 
 @pytest.fixture
@@ -34,11 +38,11 @@ def bindings(toy_frames: np.ndarray) -> dict[str, HostBuffer]:
 
 
 def test_outputs_are_written_in_place_and_inputs_left_alone(
-    stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer]
+    stream: WorkerStream, stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer]
 ) -> None:
     before = {name: buffer.array.copy() for name, buffer in bindings.items()}
-    stage.enqueue(bindings, STREAM)
-    STREAM.synchronize()
+    stage.enqueue(bindings, stream)
+    stream.synchronize()
     labels = bindings["labels"].array
     assert 99 not in labels
     assert 0 < np.count_nonzero(labels != 7) < labels.size
@@ -46,13 +50,13 @@ def test_outputs_are_written_in_place_and_inputs_left_alone(
 
 
 def test_every_count_of_blocks_runs(
-    stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer], toy_bundle: Bundle
+    stream: WorkerStream, stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer], toy_bundle: Bundle
 ) -> None:
     order = np.arange(toy_bundle.spec.make_grid().size, dtype=np.int32)
     changed = []
     for n in range(1, len(order) + 1):
-        stage.enqueue({**bindings, "indices": HostBuffer(order, "int32").prefix(n)}, STREAM)
-        STREAM.synchronize()
+        stage.enqueue({**bindings, "indices": HostBuffer(order, "int32").prefix(n)}, stream)
+        stream.synchronize()
         changed.append(np.count_nonzero(bindings["labels"].array != 7))
     assert changed == sorted(changed)
     assert changed[-1] == 40 * 56
@@ -78,13 +82,18 @@ def test_every_count_of_blocks_runs(
     ],
 )
 def test_wrong_bindings_are_refused(
-    stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer], name: str, array: np.ndarray | None, message: str
+    stream: WorkerStream,
+    stage: OnnxRuntimeExecutable,
+    bindings: dict[str, HostBuffer],
+    name: str,
+    array: np.ndarray | None,
+    message: str,
 ) -> None:
     del bindings[name]
     if array is not None:
         bindings[name] = HostBuffer(array, str(array.dtype))
     with pytest.raises(ExecutionError, match=message):
-        stage.enqueue(bindings, STREAM)
+        stage.enqueue(bindings, stream)
 
 
 def test_a_dynamic_dimension_is_the_same_everywhere(stage: OnnxRuntimeExecutable) -> None:
@@ -98,12 +107,14 @@ def test_a_dynamic_dimension_is_the_same_everywhere(stage: OnnxRuntimeExecutable
         check_bindings("s", specs, {**good, "b": HostBuffer(np.zeros((4, 2), np.int32), "int32")})
 
 
-def test_a_failure_while_running_names_the_stage(stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer]) -> None:
+def test_a_failure_while_running_names_the_stage(
+    stream: WorkerStream, stage: OnnxRuntimeExecutable, bindings: dict[str, HostBuffer]
+) -> None:
     bindings["indices"] = HostBuffer(np.array([9999], np.int32), "int32")
-    STREAM.begin()
-    stage.enqueue(bindings, STREAM)
-    done = STREAM.record()
-    STREAM.synchronize()
+    stream.begin()
+    stage.enqueue(bindings, stream)
+    done = stream.record()
+    stream.synchronize()
     assert isinstance(done.error, ExecutionError)
     assert re.fullmatch(
         r"stage 'accurate': ONNX Runtime failed: .*; check the frame and the bundle", str(done.error), re.DOTALL

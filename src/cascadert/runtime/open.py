@@ -5,29 +5,55 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 from cascadert.bundle import Bundle, BundleManifest
 from cascadert.deployment import Deployment
-from cascadert.errors import DeploymentError
+from cascadert.errors import InvalidRequest
 from cascadert.graph import Graph
+from cascadert.runtime.devices.choose import open_gpu
 from cascadert.runtime.devices.host import HostDevice
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
+from cascadert.runtime.executables.tensorrt import load_tensorrt_stages, share_memory
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.pipeline import Pipeline
 from cascadert.runtime.placement import Placement, place
 
 
 def open_pipeline(artefact: Bundle | Deployment, options: RuntimeOptions = RuntimeOptions()) -> Pipeline:
-    """Load a bundle, or a deployment built for the CPU, with ONNX Runtime.
+    """Load a bundle or a deployment: for a GPU with TensorRT, otherwise with ONNX Runtime.
 
     Raises:
-        InvalidRequest: options that do not fit the cascade or this machine.
-        DeploymentError: a deployment for a GPU that is not this machine's.
+        InvalidRequest: options that do not fit the cascade or this machine, or no GPU for engines that need one.
+        DeploymentError: a deployment for another GPU than this machine's.
         MissingExtra: what runs it is not installed.
         GraphError: ONNX Runtime refuses a graph.
     """
+    if isinstance(artefact, Deployment) and artefact.manifest.built_for.backend != "onnxruntime":
+        return open_engines(artefact, options)
+    if options.device not in ("auto", "host"):
+        found = "takes engines, and this is run by ONNX Runtime on the CPU"
+        raise InvalidRequest(
+            f"device '{options.device}'", found, "build the bundle for that GPU, or leave the device out"
+        )
     manifest, graphs = _graphs(artefact)
     return open_graphs(manifest, graphs, options)
+
+
+def open_engines(deployment: Deployment, options: RuntimeOptions = RuntimeOptions()) -> Pipeline:
+    """Run the engines of a deployment with TensorRT; see `open_pipeline`."""
+    serial = options.mode == "serial"
+    device = open_gpu("cuda" if options.device == "auto" else options.device, options.ordinal)
+    with device.current(), ExitStack() as opened:
+        opened.callback(device.close)
+        stages = load_tensorrt_stages(deployment, device, replace(options.tensorrt, user_memory=serial))
+        for stage in stages.values():
+            opened.callback(stage.close)
+        if serial:  # one after the other on one stream: one block of activation memory will do
+            share_memory(stages.values(), device)
+        pipeline = Pipeline(deployment.manifest.bundle, stages, device, options)
+        opened.pop_all()
+    return pipeline
 
 
 def open_graphs(
@@ -60,13 +86,7 @@ def load_executables(graphs: Mapping[str, Graph], placement: Placement) -> dict[
 def _graphs(artefact: Bundle | Deployment) -> tuple[BundleManifest, Mapping[str, Graph]]:
     if isinstance(artefact, Bundle):
         return artefact.manifest, artefact.graphs
-    built_for, manifest = artefact.manifest.built_for, artefact.manifest.bundle
-    if built_for.backend != "onnxruntime":
-        raise DeploymentError(
-            str(artefact.path),
-            f"was built for {built_for.target} ({built_for.backend}), which this version builds but does not execute",
-            "run the bundle, or a deployment for the target cpu",
-        )
+    manifest = artefact.manifest.bundle
     graphs = {
         stage.name: Graph(
             artefact.engine(stage.name),

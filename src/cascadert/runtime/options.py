@@ -8,6 +8,7 @@ from typing import Literal
 
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.costs import StageCosts
+from cascadert.runtime.executables.tensorrt.context import DEFAULTS, TensorRTOptions
 from cascadert.runtime.plan import Plan
 
 Mode = Literal["overlapped", "serial"]
@@ -32,6 +33,9 @@ class RuntimeOptions:
         timeout_s: after how long without any progress a stage counts as hung; none: never.
         tensors: outputs to keep of each frame beside the labels, as `stage.output`; "all" of them.
         device_labels: leave a copy of the labels on the device (`Result.device_labels`).
+        device: "auto", "host", or for engines "cuda", "cuda-core" or "pycuda".
+        ordinal: which GPU, among those the driver shows.
+        tensorrt: how engines run; the pipeline decides about their memory.
         costs: measured costs around each decision, by stage; a latency budget needs them.
     """
 
@@ -44,6 +48,9 @@ class RuntimeOptions:
     timeout_s: float | None = 120.0
     tensors: tuple[str, ...] | Literal["all"] = ()
     device_labels: bool = False
+    device: str = "auto"
+    ordinal: int = 0
+    tensorrt: TensorRTOptions = DEFAULTS
     costs: Mapping[str, StageCosts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

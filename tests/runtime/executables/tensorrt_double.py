@@ -73,6 +73,7 @@ class DoubleGpu(HostDevice):
     during_runs: Callable[[], None] = lambda: None
     contexts: weakref.WeakSet[Context] = field(default_factory=weakref.WeakSet)
     _busy: list[range] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _memory: weakref.WeakValueDictionary[int, np.ndarray] = field(default_factory=weakref.WeakValueDictionary)
 
     def allocate(self, shape: tuple[int, ...], dtype: DType) -> HostBuffer:

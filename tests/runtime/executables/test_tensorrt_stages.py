@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorrt_double import DoubleGpu, make_plan, make_tensorrt
 from tensorrt_runs import ANY_N, BLOCKS, dynamic, fill, outputs, reference, run, same
@@ -19,9 +20,14 @@ from cascadert.deployment import (
     write_deployment,
 )
 from cascadert.device import Stream
-from cascadert.errors import BundleError, DeploymentError
+from cascadert.errors import BundleError, DeploymentError, InvalidRequest
 from cascadert.graph import Graph
+from cascadert.runtime.devices.cuda_probe import why_no_gpu
 from cascadert.runtime.executables.tensorrt import check_device, load_tensorrt_stages
+from cascadert.runtime.open import open_pipeline
+from cascadert.runtime.options import RuntimeOptions
+from cascadert.runtime.results import Submission
+from cascadert.spec import ThresholdPolicy
 
 BUILT_FOR = BuiltFor(
     target="rtx-30", backend="tensorrt-rtx", precision="fp32", compute_capability="8.6", blocks=(1, 4, BLOCKS)
@@ -113,3 +119,38 @@ def test_a_deployment_for_the_cpu_is_refused(gpu: DoubleGpu, plans: dict[str, by
     cpu = BuiltFor(target="cpu", backend="onnxruntime", precision="fp32")
     with pytest.raises(DeploymentError, match=r"deployment: holds graphs for ONNX Runtime; run it on the CPU$"):
         load_tensorrt_stages(deploy(plans, cpu), gpu)
+
+
+@pytest.mark.parametrize("mode", ["overlapped", "serial"])
+def test_a_pipeline_of_engines_gives_the_labels_of_onnx_runtime(
+    gpu: DoubleGpu,
+    plans: dict[str, bytes],
+    deploy: Deploy,
+    toy_bundle: Bundle,
+    toy_frames: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+) -> None:
+    monkeypatch.setattr("cascadert.runtime.open.open_gpu", lambda name, ordinal: gpu)
+    policies = [{"accurate": ThresholdPolicy(theta=0.9 + (i * 7 % 10) / 40)} for i in range(20)]
+
+    def labels(artefact: Bundle | Deployment) -> list[tuple[bytes, int]]:
+        submissions = [Submission(toy_frames[i % 6], policies=policies[i]) for i in range(20)]
+        with open_pipeline(artefact, RuntimeOptions(mode, threads=1)) as pipeline:
+            return [(result.labels.tobytes(), result.runs[1].n) for result in pipeline.stream(submissions)]
+
+    found = labels(deploy(plans))
+    assert found == labels(toy_bundle)
+    assert len({n for _, n in found}) > 2
+    assert any("USER_MANAGED" in call for call in gpu.calls) == (mode == "serial")
+    assert not gpu.contexts
+
+
+def test_engines_without_a_gpu_are_refused(plans: dict[str, bytes], deploy: Deploy) -> None:
+    if why_no_gpu() is None:
+        pytest.skip("this machine has a GPU")
+    deployment = deploy(plans)
+    with pytest.raises(InvalidRequest, match=r"no GPU|driver"):
+        open_pipeline(deployment)
+    with pytest.raises(InvalidRequest, match=r"^device 'host': is host, .*, and engines run on a GPU; choose cuda$"):
+        open_pipeline(deployment, RuntimeOptions(device="host"))
