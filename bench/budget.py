@@ -30,7 +30,7 @@ from cascadert.pixels import planes_from_rgb
 from cascadert.runtime.costs import StageCosts
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
-from cascadert.runtime.profile import ProfileOptions, measure_profile
+from cascadert.runtime.profiling.profile import ProfileOptions, measure_profile
 from cascadert.runtime.results import Planes, Result
 from cascadert.scenes import SceneOptions, clip
 from cascadert.spec import CascadeSpec, FrameRatePolicy, LatencyPolicy, SelectPolicy

@@ -13,6 +13,7 @@ from cascadert._version import __version__
 
 _HOMES = {
     "Bundle": "cascadert.bundle",
+    "BenchRequest": "cascadert.jetson.bench",
     "BuildOptions": "cascadert.engines.build",
     "CascadeSpec": "cascadert.spec",
     "CascadertError": "cascadert.errors",
@@ -20,6 +21,7 @@ _HOMES = {
     "ExportOptions": "cascadert.export.compile",
     "FrameRatePolicy": "cascadert.spec",
     "LatencyPolicy": "cascadert.spec",
+    "OutputOptions": "cascadert.jetson.outputs",
     "ParityOptions": "cascadert.calibration.parity",
     "Pipeline": "cascadert.runtime.pipeline",
     "RunOptions": "cascadert.jetson.run",
@@ -35,6 +37,7 @@ _HOMES = {
     "open_artefact": "cascadert.deployment",
     "open_pipeline": "cascadert.runtime.open",
     "run": "cascadert.jetson.run",
+    "run_bench": "cascadert.jetson.bench",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -11,7 +11,7 @@ from cascadert import errors
 from cascadert._version import __version__
 from cascadert.cli import app
 
-COMMANDS = ["export", "parity", "build-engine", "run", "inspect", "targets", "demo"]
+COMMANDS = ["export", "parity", "build-engine", "run", "bench", "inspect", "targets", "demo"]
 
 
 @pytest.fixture
@@ -202,6 +202,35 @@ class TestRun:
         assert json.loads(result.stdout)["mean_n"] == {"accurate": 4}
         assert result.stderr == ""
 
+    def test_a_budget_without_a_profile_says_that_it_measures(self, call, toy_bundle, street):
+        result = call("run", toy_bundle.path, street, "--budget-ms", "10000", "--theta", "1.05", "--json")
+        assert result.stderr == "no profile was given: measuring one on the first 3 frames at most\n"
+        policy = json.loads(result.stdout)["policies"]["accurate"]
+        assert policy == {"policy": "latency", "budget_ms": 10000, "theta": 1.05}
+
+    def test_a_frame_rate(self, call, toy_bundle, street):
+        text = call("run", toy_bundle.path, street, "--fps", "5", "--serial", "--stage-threads", "fast=1").stdout
+        assert "at 5 frames/s" in text
+        assert "1 frame(s), serial: " in text
+        assert "the busiest stream, serial, was at work" in text
+
+    def test_frames_that_fail(self, call, toy_bundle, tmp_path, street, monkeypatch):
+        from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
+
+        original, runs = OnnxRuntimeExecutable._run, []
+
+        def fails_once(self, io):
+            runs.append(self.name)
+            if len(runs) == 1:
+                raise errors.ExecutionError(f"stage '{self.name}'", "ran out of memory", "give it less")
+            original(self, io)
+
+        monkeypatch.setattr(OnnxRuntimeExecutable, "_run", fails_once)
+        shutil.copy(street, tmp_path / "t.png")
+        result = call("run", toy_bundle.path, tmp_path, "--serial", "--on-error", "continue", code=7)
+        assert "no result for s: stage 'fast': ran out of memory; give it less" in result.stdout
+        assert result.stderr.startswith("error: 1 of 2 frames: failed, the first of them s: stage 'fast'")
+
     def test_nothing_is_drawn_on_what_is_no_terminal(self, call, toy_bundle, street):
         assert call("run", toy_bundle.path, street).stderr == ""
 
@@ -209,6 +238,8 @@ class TestRun:
         ("options", "code", "message"),
         [
             (["--theta", "1", "--top-k", "2"], 2, r"--theta and --top-k: both decide .*; give one of them"),
+            (["--fps", "5", "--budget-ms", "9"], 2, r"--budget-ms and --fps: both decide .*; give one of them"),
+            (["--budget-ms", "0"], 2, r"--budget-ms 0: is no number above 0; give one"),
             (["--theta", "nan"], 2, r"--theta nan: is not a finite number; give bits"),
             (["--theta", "1", "--stage", "fast"], 2, r"stage 'fast': makes no decision; stages that do: accurate"),
             (["--glob", "*.jpg"], 5, r".*s.png: is a file, so --glob \*.jpg picks nothing"),

@@ -85,9 +85,11 @@ def test_measures_more_blocks_for_lower_thresholds(demo: DemoSummary) -> None:
 
 
 def test_quality_is_that_of_the_written_labels(demo: DemoSummary, options: DemoOptions, tmp_path: Path) -> None:
+    from cascadert.jetson.outputs import OutputOptions
     from cascadert.jetson.run import RunOptions, run
 
-    run(demo.output / "bundle", demo.output / "frames", RunOptions(labels=tmp_path / "found", threads=1))
+    written = OutputOptions(labels=tmp_path / "found")
+    run(demo.output / "bundle", demo.output / "frames", RunOptions(outputs=written, threads=1))
     matrix = ConfusionMatrix(19)
     for truth in (demo.output / "labels").iterdir():
         matrix.add(np.asarray(Image.open(tmp_path / "found" / truth.name)), np.asarray(Image.open(truth)))

@@ -1,16 +1,21 @@
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cascadert.errors import ExecutionError, InvalidRequest, SourceError
-from cascadert.jetson.run import RunOptions, chosen_policies, refined_blocks, run
+from cascadert.jetson.outputs import OutputOptions, refined_blocks
+from cascadert.jetson.policies import chosen_policies
+from cascadert.jetson.run import RunOptions, run
 from cascadert.jetson.video import VideoReader
+from cascadert.runtime.costs import StageCosts
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
 from cascadert.runtime.open import open_pipeline
-from cascadert.spec import ThresholdPolicy, TopKPolicy
+from cascadert.runtime.profiling.profile_file import profile_json
+from cascadert.spec import FrameRatePolicy, LatencyPolicy, ThresholdPolicy, TopKPolicy
 
 
 def top(k: int) -> TopKPolicy:
@@ -37,7 +42,7 @@ def read_image(path):
 
 
 def test_labels_and_statistics_are_those_of_the_pipeline(toy_bundle, streets, tmp_path, toy_frames):
-    options = RunOptions(labels=tmp_path / "labels", stats=tmp_path / "stats.json", threads=1)
+    options = RunOptions(outputs=OutputOptions(labels=tmp_path / "labels", stats=tmp_path / "stats.json"), threads=1)
     seen = []
     summary = run(toy_bundle.path, streets, options, lambda done, total: seen.append((done, total)))
     assert seen == [(index, 6) for index in range(1, 7)]
@@ -59,15 +64,18 @@ def test_labels_and_statistics_are_those_of_the_pipeline(toy_bundle, streets, tm
 
 
 def test_the_statistics_file_says_what_the_summary_does(toy_bundle, streets, tmp_path):
-    summary = run(toy_bundle.path, streets, RunOptions(stats=tmp_path / "stats.json", limit=2))
+    summary = run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(stats=tmp_path / "stats.json"), limit=2))
     written = json.loads((tmp_path / "stats.json").read_text())
     assert written == json.loads(summary.to_json())
-    assert written["schema"] == "cascadert-run-1"
+    assert written["schema"] == "cascadert-run-2"
     assert written["frame_count"] == len(written["frames"]) == 2
     assert written["policies"] == {"accurate": toy_bundle.spec.stages[1].select.model_dump()}
     assert [frame["name"] for frame in written["frames"]] == ["s0", "s1"]
     assert all(frame["latency_ms"] > 0 for frame in written["frames"])
-    assert written["mean_ms"] == pytest.approx(np.mean([frame["latency_ms"] for frame in written["frames"]]), abs=2e-3)
+    latencies = [frame["latency_ms"] for frame in written["frames"]]
+    assert written["latency_ms"]["mean"] == pytest.approx(np.mean(latencies), abs=2e-3)
+    assert all(0 <= frame["queue_ms"] <= frame["latency_ms"] for frame in written["frames"])
+    assert written["fps"] == pytest.approx(2 / written["wall_s"], rel=1e-2)
 
 
 @pytest.mark.parametrize(("policy", "n"), [(top(0), 0), (top(3), 3), (ThresholdPolicy(theta=-1), 15)])
@@ -79,7 +87,7 @@ def test_a_policy_replaces_the_bundles(toy_bundle, streets, policy, n):
 
 
 def test_overlay_video(toy_bundle, streets, tmp_path):
-    run(toy_bundle.path, streets, RunOptions(overlay=tmp_path / "out.mp4"))
+    run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(overlay=tmp_path / "out.mp4")))
     reader = VideoReader(tmp_path / "out.mp4")
     frames = list(reader)
     reader.close()
@@ -89,14 +97,16 @@ def test_overlay_video(toy_bundle, streets, tmp_path):
 
 def test_overlays_show_the_refined_blocks(toy_bundle, streets, tmp_path):
     none, some = tmp_path / "none", tmp_path / "some"
-    run(toy_bundle.path, streets, RunOptions(overlay=none, policy=top(0), limit=1))
-    run(toy_bundle.path, streets, RunOptions(overlay=some, policy=top(15), limit=1))
+    run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(overlay=none), policy=top(0), limit=1))
+    run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(overlay=some), policy=top(15), limit=1))
     plain, outlined = (read_image(folder / "s0.jpg").astype(int) for folder in (none, some))
     assert np.abs(plain - outlined)[20:].max() > 60
 
 
 def test_a_video_source(toy_bundle, save_video, tmp_path):
-    summary = run(toy_bundle.path, save_video("clip.mp4"), RunOptions(labels=tmp_path / "labels"))
+    summary = run(
+        toy_bundle.path, save_video("clip.mp4"), RunOptions(outputs=OutputOptions(labels=tmp_path / "labels"))
+    )
     assert [frame.name for frame in summary.frames] == [f"clip_{index:06d}" for index in range(5)]
     assert summary.frames[2].timestamp_s == pytest.approx(0.16)
     assert len(read_labels(tmp_path / "labels")) == 5
@@ -109,13 +119,17 @@ def test_labels_have_the_size_of_their_source(toy_bundle, save_images, tmp_path)
     data["spec"]["frame"]["fit"] = "letterbox"
     manifest.write_text(json.dumps(data))
     folder = save_images("a.png", "b.png", size=(60, 70))[0].parent
-    run(tmp_path / "bundle", folder, RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay"))
+    run(
+        tmp_path / "bundle",
+        folder,
+        RunOptions(outputs=OutputOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay")),
+    )
     assert {image.shape for image in read_labels(tmp_path / "labels").values()} == {(60, 70)}
     assert {image.shape for image in read_labels(tmp_path / "overlay").values()} == {(40, 56, 3)}
 
 
 def test_two_cameras(cameras_bundle, streets, tmp_path):
-    options = RunOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay", limit=2)
+    options = RunOptions(outputs=OutputOptions(labels=tmp_path / "labels", overlay=tmp_path / "overlay"), limit=2)
     summary = run(cameras_bundle.path, [streets, streets], options)
     assert summary.blocks == 30
     left, right = (read_labels(tmp_path / "labels" / f"camera{index}") for index in (0, 1))
@@ -163,13 +177,18 @@ class TestRequests:
 
     def test_a_source_is_never_overwritten(self, toy_bundle, streets):
         with pytest.raises(InvalidRequest, match=r"streets: is both a source and an output; choose another output"):
-            run(toy_bundle.path, streets, RunOptions(labels=streets, replace=True))
+            run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(labels=streets, replace=True)))
 
     def test_outputs_in_the_way_are_found_before_anything_runs(self, toy_bundle, streets, tmp_path):
         (tmp_path / "stats.json").write_text("mine")
         done = []
         with pytest.raises(InvalidRequest, match=r"stats.json: exists already"):
-            run(toy_bundle.path, streets, RunOptions(stats=tmp_path / "stats.json"), lambda *args: done.append(args))
+            run(
+                toy_bundle.path,
+                streets,
+                RunOptions(outputs=OutputOptions(stats=tmp_path / "stats.json")),
+                lambda *args: done.append(args),
+            )
         assert not done
         assert (tmp_path / "stats.json").read_text() == "mine"
 
@@ -184,7 +203,7 @@ def test_a_stage_that_fails_names_the_frame_and_leaves_no_video(toy_bundle, stre
         original(self, bindings, stream)
 
     monkeypatch.setattr(OnnxRuntimeExecutable, "enqueue", enqueue)
-    options = RunOptions(overlay=tmp_path / "out.mp4", stats=tmp_path / "stats.json")
+    options = RunOptions(outputs=OutputOptions(overlay=tmp_path / "out.mp4", stats=tmp_path / "stats.json"))
     with pytest.raises(ExecutionError, match=r"frame s1: stage 'accurate': ran out of memory; give it less"):
         run(toy_bundle.path, streets, options)
     assert [path.name for path in tmp_path.iterdir()] == ["streets"]
@@ -194,5 +213,156 @@ def test_a_damaged_frame_leaves_no_video(toy_bundle, streets, tmp_path):
     path = streets / "s3.png"
     path.write_bytes(path.read_bytes()[:-900])
     with pytest.raises(SourceError, match=r"s3.png: cannot be read as an image"):
-        run(toy_bundle.path, streets, RunOptions(overlay=tmp_path / "out.mp4"))
+        run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(overlay=tmp_path / "out.mp4")))
     assert not (tmp_path / "out.mp4").exists()
+
+
+class TestModes:
+    def test_labels_are_the_same(self, toy_bundle, streets, tmp_path):
+        for mode, policy in (("serial", ThresholdPolicy(theta=1.0)), ("overlapped", ThresholdPolicy(theta=1.0))):
+            written = OutputOptions(labels=tmp_path / mode)
+            options = RunOptions(policy=policy, outputs=written, serial=mode == "serial", threads=1)
+            summary = run(toy_bundle.path, streets, options)
+            assert summary.mode == mode
+            assert 0 < summary.mean_n["accurate"] < 15
+        serial, overlapped = (read_labels(tmp_path / mode) for mode in ("serial", "overlapped"))
+        assert len(serial) == 6
+        for name, labels in serial.items():
+            np.testing.assert_array_equal(labels, overlapped[name])
+
+    def test_streams_are_those_of_the_mode(self, toy_bundle, streets):
+        assert set(run(toy_bundle.path, streets, RunOptions(serial=True)).busy) == {"serial"}
+        busy = run(toy_bundle.path, streets, RunOptions(threads={"fast": 1})).busy
+        assert {"fast", "accurate"} <= set(busy)
+        assert all(0 < share <= 1 for share in busy.values())
+
+    def test_a_trace_has_every_frame(self, toy_bundle, streets, tmp_path):
+        run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(trace=tmp_path / "trace.json")))
+        events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+        assert {event["args"]["frame"] for event in events if event["ph"] == "X"} == set(range(6))
+
+    def test_outputs_of_every_kind_are_claimed_first(self, toy_bundle, streets, tmp_path):
+        (tmp_path / "trace.json").write_text("mine")
+        with pytest.raises(InvalidRequest, match=r"trace.json: exists already"):
+            run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(trace=tmp_path / "trace.json")))
+
+
+class TestTimedDecisions:
+    def test_a_budget_measures_what_it_needs_and_says_so(self, toy_bundle, streets):
+        said = []
+        budget = LatencyPolicy(policy="latency", budget_ms=10_000)
+        summary = run(toy_bundle.path, streets, RunOptions(policy=budget, threads=1), say=said.append)
+        assert said == ["no profile was given: measuring one on the first 3 frames at most"]
+        assert summary.mean_n == {"accurate": 15}
+        assert all(frame.stages[1].predicted_ms > 0 for frame in summary.frames)
+
+    def test_a_budget_by_a_profile(self, toy_bundle, streets, tmp_path):
+        costs = StageCosts(10, tuple((n, float(n)) for n in range(1, 16)))
+        (tmp_path / "p.json").write_text(profile_json(toy_bundle.manifest, "planted", {"accurate": costs}))
+        said = []
+        options = RunOptions(
+            policy=LatencyPolicy(policy="latency", budget_ms=14.8), profile=tmp_path / "p.json", limit=1
+        )
+        summary = run(toy_bundle.path, streets, options, say=said.append)
+        assert not said
+        assert summary.frames[0].stages[1].n == 4
+        assert summary.frames[0].stages[1].predicted_ms == 14
+
+    def test_a_budget_that_nothing_fits(self, toy_bundle, streets):
+        policy = LatencyPolicy(policy="latency", budget_ms=1e-6)
+        assert run(toy_bundle.path, streets, RunOptions(policy=policy)).mean_n == {"accurate": 0}
+
+    def test_a_frame_rate_learns_by_itself_and_tells_its_theta(self, toy_bundle, streets):
+        said = []
+        policy = FrameRatePolicy(policy="frame-rate", fps=0.1, theta_min=0.5)
+        summary = run(toy_bundle.path, streets, RunOptions(policy=policy), say=said.append)
+        assert not said
+        assert all(frame.stages[1].theta >= 0.5 for frame in summary.frames)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("{", r"p.json: is no JSON: .*; measure one with"),
+            ('{"schema": "x"}', r"p.json: has schema 'x'; give cascadert-profile-1 or cascadert-bench-1"),
+            ('{"schema": "cascadert-profile-1", "name": "toy"}', r"p.json: costs: is missing"),
+            (
+                '{"schema": "cascadert-profile-1", "name": "other", "costs": {}}',
+                r"p.json: is of the cascade 'other', not of 'toy'",
+            ),
+            (
+                '{"schema": "cascadert-profile-1", "name": "toy", "costs": {"fast": {}}}',
+                r"p.json: has costs of \['fast'\] where \['accurate'\] decide",
+            ),
+            (
+                '{"schema": "cascadert-profile-1", "name": "toy", "costs": {"accurate": {"before_ms": 1}}}',
+                r"p.json: costs.accurate: points: ",
+            ),
+        ],
+    )
+    def test_wrong_profiles(self, toy_bundle, streets, tmp_path, content, message):
+        (tmp_path / "p.json").write_text(content)
+        with pytest.raises(InvalidRequest, match=message):
+            run(toy_bundle.path, streets, RunOptions(profile=tmp_path / "p.json"))
+
+
+class TestFailingFrames:
+    @pytest.fixture
+    def failing(self, monkeypatch):
+        """Let the stage `accurate` fail on the frames of these numbers, counted from 0."""
+        original, numbers = OnnxRuntimeExecutable.enqueue, set()
+        runs = []
+
+        def enqueue(self, bindings, stream):
+            if self.name == "accurate":
+                runs.append(self.name)
+                if len(runs) - 1 in numbers:
+                    raise ExecutionError("stage 'accurate'", "ran out of memory", "give it less")
+            original(self, bindings, stream)
+
+        monkeypatch.setattr(OnnxRuntimeExecutable, "enqueue", enqueue)
+        return numbers
+
+    def test_the_run_goes_on_and_lists_them(self, toy_bundle, streets, tmp_path, failing):
+        failing |= {1, 3}
+        written = OutputOptions(labels=tmp_path / "labels", stats=tmp_path / "stats.json")
+        options = RunOptions(policy=top(3), outputs=written, keep_going=True)
+        summary = run(toy_bundle.path, streets, options)
+        assert [frame.name for frame in summary.frames] == ["s0", "s2", "s4", "s5"]
+        assert sorted(read_labels(tmp_path / "labels")) == ["s0", "s2", "s4", "s5"]
+        found = json.loads((tmp_path / "stats.json").read_text())["failures"]
+        assert [failure["name"] for failure in found] == ["s1", "s3"]
+        with pytest.raises(ExecutionError, match=r"2 of 6 frames: failed, the first of them s1: stage 'accurate': ran"):
+            summary.check()
+
+    def test_a_run_without_any_result(self, toy_bundle, streets, failing):
+        failing |= set(range(6))
+        with pytest.raises(ExecutionError, match=r"stage 'accurate': ran out of memory"):
+            run(toy_bundle.path, streets, RunOptions(policy=top(3), keep_going=True))
+
+    def test_a_run_without_failures_passes(self, toy_bundle, streets):
+        run(toy_bundle.path, streets, RunOptions(keep_going=True)).check()
+
+
+class TestLive:
+    def test_every_frame_is_run_or_dropped_and_counted(self, toy_bundle, save_video):
+        summary = run(toy_bundle.path, save_video("clip.mp4", frames=8, fps=50.0), RunOptions(live=True))
+        assert len(summary.frames) + summary.dropped == 8
+        assert sum(frame.dropped for frame in summary.frames) == summary.dropped
+        assert summary.frames[-1].name == "clip_000007"  # the newest is never dropped
+        assert summary.wall_s >= 7 / 50
+
+    def test_a_slow_cascade_drops(self, toy_bundle, save_video, monkeypatch):
+        original = OnnxRuntimeExecutable._run
+
+        def late(self, io):
+            time.sleep(0.1)
+            original(self, io)
+
+        monkeypatch.setattr(OnnxRuntimeExecutable, "_run", late)
+        summary = run(toy_bundle.path, save_video("clip.mp4", frames=11, fps=100.0), RunOptions(live=True))
+        assert summary.dropped > 0
+        assert len(summary.frames) + summary.dropped == 11
+
+    def test_images_have_no_rate(self, toy_bundle, streets):
+        with pytest.raises(InvalidRequest, match=r"frame s0: has no time and its source no rate; give a video"):
+            run(toy_bundle.path, streets, RunOptions(live=True))

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cascadert._version import __version__
+from cascadert.cli.bench import bench
 from cascadert.cli.compile import build_engine, export, parity
 from cascadert.cli.console import print_error
 from cascadert.cli.look import inspect, targets
@@ -23,6 +24,7 @@ cascadert export street.toml -o street.bundle
 cascadert parity street.bundle
 cascadert build-engine street.bundle --target rtx-40 -o street.rtx-40
 cascadert run street.bundle clip.mp4 --theta 0.5 -o overlay.mp4
+cascadert bench street.bundle clip.mp4
 
 \b
 [bold]Exit codes[/bold]
@@ -45,6 +47,13 @@ _EXAMPLES = {
     "run": [
         "cascadert run demo/bundle demo/frames -o overlay.mp4 --stats stats.json",
         "cascadert run demo/bundle demo/frames --glob '*.png' --theta 0.25 --save-labels labels",
+        "cascadert run demo/bundle demo/frames --budget-ms 120 --profile profile.json --trace trace.json",
+        "cascadert run demo/bundle clip.mp4 --live --fps 12 --on-error continue",
+    ],
+    "bench": [
+        "cascadert bench demo/bundle demo/frames --match --trace trace.json",
+        "cascadert bench demo/bundle --threads 1 --n 4 --json",
+        "cascadert bench demo/bundle --save-profile profile.json",
     ],
     "inspect": ["cascadert inspect demo/bundle"],
     "targets": ["cascadert targets", "cascadert targets --json"],
@@ -99,6 +108,7 @@ for _name, _command in (
     ("parity", parity),
     ("build-engine", build_engine),
     ("run", run),
+    ("bench", bench),
     ("inspect", inspect),
     ("targets", targets),
     ("demo", demo),

@@ -28,6 +28,11 @@ def print_error(message: str) -> None:
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
+def print_note(message: str) -> None:
+    """Print one line on stderr that is no error."""
+    err.print(Text(message), soft_wrap=True)
+
+
 def print_json(text: str) -> None:
     """Print JSON as it is."""
     out.file.write(text.rstrip("\n") + "\n")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cascadert.cli.console import Force, Json, needs, out, print_json, tracking
-from cascadert.errors import InvalidRequest
+from cascadert.cli.console import Force, Json, needs, out, print_json, print_note, tracking
+from cascadert.cli.policies import Slots, StageThreads, Threads, make_policy, make_threads
 
 if TYPE_CHECKING:
     from cascadert.jetson.statistics import RunSummary
-    from cascadert.spec import SelectPolicy
 
 
 def run(
@@ -25,13 +23,24 @@ def run(
         list[Path], typer.Argument(metavar="SOURCE", help="An image, a folder of images or a video; one per camera.")
     ],
     theta: Annotated[
-        float | None, typer.Option(help="Refine blocks whose score (bits) is above this, in place of the bundle's.")
+        float | None,
+        typer.Option(
+            help="Refine blocks whose score (bits) is above this, in place of the bundle's decision; beside "
+            "--budget-ms or --fps: none at or below it."
+        ),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=0, help="Refine this many blocks, the most uncertain, in place of the bundle's.")
     ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Refine as many blocks as fit: milliseconds for all stages of a frame.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Keep this frame rate: theta follows the load, frame by frame.")
+    ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="The stage that --theta or --top-k is for, if several decide.")
+        str | None,
+        typer.Option(help="The stage that --theta, --top-k, --budget-ms or --fps is for, if several decide."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Overlay: .mp4, .mkv, .mov, .gif, .png, .jpg, or a folder.")
@@ -42,59 +51,72 @@ def run(
     stats: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Statistics as JSON: per frame n, scores and times.")
     ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A trace of every stream for ui.perfetto.dev, as JSON.")
+    ] = None,
     glob: Annotated[
         str | None, typer.Option(metavar="PATTERN", help="Which files of a folder to take, as in '*.jpg'.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="Run stage after stage, not stages of several frames side by side.")
+    ] = False,
+    threads: Threads = 0,
+    stage_threads: StageThreads = None,
+    slots: Slots = 0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Give frames at the source's own rate and drop the oldest that waits.")
+    ] = False,
+    on_error: Annotated[
+        Literal["stop", "continue"], typer.Option(help="What to do when a stage fails on a frame.")
+    ] = "stop",
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Costs for --budget-ms, by [bold]bench[/bold]; else measured before."),
+    ] = None,
     legend: Annotated[bool, typer.Option("--legend", help="Name the classes on the overlay.")] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Run a bundle or deployment on a source; write overlays, labels and statistics.
 
+    Stages of several frames run side by side; with --serial one after the
+    other. Labels are the same.
+
     Python: cascadert.jetson.run.run
     """
-    policy = _policy(theta, top_k)
+    policy = make_policy(theta, top_k, budget_ms, fps)
     with needs("cpu", "cascadert run"):
+        from cascadert.jetson.outputs import OutputOptions
         from cascadert.jetson.overlay import OverlayOptions
         from cascadert.jetson.run import RunOptions
         from cascadert.jetson.run import run as run_cascade
 
+    outputs = OutputOptions(output, save_labels, stats, trace, force, OverlayOptions(legend=legend))
     options = RunOptions(
         policy=policy,
         stage=stage,
-        overlay=output,
-        labels=save_labels,
-        stats=stats,
+        outputs=outputs,
         pattern=glob,
         limit=limit,
-        threads=threads,
-        replace=force,
-        look=OverlayOptions(legend=legend),
+        threads=make_threads(threads, stage_threads),
+        slots=slots,
+        serial=serial,
+        live=live,
+        keep_going=on_error == "continue",
+        profile=profile,
     )
     with tracking(f"running {artefact.name}", quiet=as_json) as tracker:
-        summary = run_cascade(artefact, source, options, tracker.count)
+        summary = run_cascade(artefact, source, options, tracker.count, print_note)
     if as_json:
         print_json(summary.to_json())
     else:
-        _print_summary(summary, (output, save_labels, stats))
+        _print_summary(summary, outputs.paths)
+    summary.check()
 
 
-def _policy(theta: float | None, top_k: int | None) -> SelectPolicy | None:
-    from cascadert.spec import ThresholdPolicy, TopKPolicy
-
-    if theta is not None and top_k is not None:
-        raise InvalidRequest("--theta and --top-k", "both decide how many blocks to refine", "give one of them")
-    if theta is not None and not math.isfinite(theta):
-        raise InvalidRequest(f"--theta {theta}", "is not a finite number", "give bits: -1 refines all, 99 none")
-    if theta is not None:
-        return ThresholdPolicy(theta=theta)
-    return None if top_k is None else TopKPolicy(policy="top-k", k=top_k)
-
-
-def _print_summary(summary: RunSummary, outputs: tuple[Path | None, ...]) -> None:
-    from cascadert.jetson.run import show_policy
+def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
+    from cascadert.jetson.policies import show_policy
 
     table = Table("stage", "decision", "blocks refined (mean)", "ms (mean)", box=SIMPLE_HEAD)
     for stage, milliseconds in summary.stage_ms.items():
@@ -102,13 +124,20 @@ def _print_summary(summary: RunSummary, outputs: tuple[Path | None, ...]) -> Non
         refined = f"{summary.mean_n[stage]:.2f} of {summary.blocks}" if policy else ""
         table.add_row(stage, show_policy(policy) if policy else "whole frames", refined, f"{milliseconds:.1f}")
     out.print(table)
+    latency = summary.latency_ms
     out.print(
-        f"{len(summary.frames)} frame(s): {summary.mean_ms:.1f} ms each (median {summary.median_ms:.1f}), "
-        f"{summary.fps:.2f} frames/s; {summary.wall_fps:.2f} with reading and writing"
+        f"{len(summary.frames)} frame(s), {summary.mode}: {summary.fps:.2f} frames/s with reading and writing; "
+        f"latency {latency['p50']:.1f} ms (p90 {latency['p90']:.1f}), waiting for its turn included"
     )
+    busiest = max(summary.busy, key=lambda stream: summary.busy[stream])
+    out.print(f"the busiest stream, {busiest}, was at work {summary.busy[busiest]:.0%} of the time")
+    if summary.dropped:
+        out.print(f"{summary.dropped} frame(s) dropped: the cascade does not keep up with the source")
+    for failure in summary.failures:
+        out.print(f"no result for {failure.name}: {failure.error}", soft_wrap=True, markup=False)
     largest = sorted(summary.class_shares.items(), key=lambda item: -item[1])[:6]
     out.print(", ".join(f"{name} {share:.1%}" for name, share in largest if share))
-    for written in filter(None, outputs):
+    for written in outputs:
         out.print(f"wrote {written}", soft_wrap=True)
 
 

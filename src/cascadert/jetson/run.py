@@ -2,60 +2,84 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
-from cascadert.bundle import BundleManifest
-from cascadert.deployment import open_artefact
-from cascadert.errors import ExecutionError, InvalidRequest, SourceError
-from cascadert.geometry import Grid
-from cascadert.jetson.images import Image8
-from cascadert.jetson.overlay import OverlayOptions, draw_overlay
-from cascadert.jetson.sinks import ImageFolder, Sink, claim_file, open_overlay, write_atomically
-from cascadert.jetson.sources import Cameras, Frame
-from cascadert.jetson.statistics import FrameStatistics, RunSummary, frame_statistics, summarise
+from cascadert.bundle import Bundle
+from cascadert.deployment import Deployment, open_artefact
+from cascadert.errors import ExecutionError, InvalidRequest
+from cascadert.jetson.live import paced
+from cascadert.jetson.outputs import OutputOptions, Outputs, refuse_overwriting
+from cascadert.jetson.policies import chosen_policies
+from cascadert.jetson.sinks import write_atomically
+from cascadert.jetson.sources import Cameras
+from cascadert.jetson.statistics import Recorder, RunSummary
+from cascadert.runtime.costs import StageCosts
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.pipeline import Pipeline
-from cascadert.runtime.results import Result, Submission
-from cascadert.spec import LatencyPolicy, SelectPolicy, ThresholdPolicy, TopKPolicy
+from cascadert.runtime.profiling.profile import ProfileOptions, measure_profile, profiling_options, scored_by
+from cascadert.runtime.profiling.profile_file import read_profile
+from cascadert.runtime.profiling.trace import trace_json
+from cascadert.runtime.results import Policies, Result, Submission
+from cascadert.spec import LatencyPolicy, SelectPolicy
+
+_PROFILED_FRAMES = 3
+_PROFILE = ProfileOptions(repeats=5)
 
 Progress = Callable[[int, int | None], None]
 """Called with frames done and frames in all, where that is known."""
+
+Say = Callable[[str], None]
+"""Called with what a run does before its first frame, where that takes time or was not asked for in so many words."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """What to do with a source.
 
-    `policy` replaces the bundle's decision before `stage` (needed where several stages decide). `overlay` (a video,
-    GIF, image or folder), `labels` (a folder) and `stats` (a JSON file) are the outputs. `pattern` picks files of a
-    folder, `limit` ends after so many frames, `threads` are those of each stage on the CPU (0: a share of all cores).
-    `serial` runs stage after stage in place of side by side; labels are the same.
+    Attributes:
+        policy: replaces the bundle's decision before `stage` (needed where several stages decide).
+        stage: see `policy`.
+        outputs: what to write.
+        pattern: picks files of a folder.
+        limit: ends after so many frames.
+        threads: of each stage on the CPU, as in `RuntimeOptions`.
+        slots: frames in flight on the device, as there.
+        serial: runs stage after stage in place of side by side; labels are the same.
+        live: frames come at their own rate, and the oldest that waits is dropped where the cascade does not keep up.
+        keep_going: a frame that fails is noted, and the run goes on.
+        profile: measured costs for a latency budget; without one they are measured on the first frames.
     """
 
     policy: SelectPolicy | None = None
     stage: str | None = None
-    overlay: Path | None = None
-    labels: Path | None = None
-    stats: Path | None = None
+    outputs: OutputOptions = field(default_factory=OutputOptions)
     pattern: str | None = None
     limit: int | None = None
-    threads: int = 0
+    threads: int | Mapping[str, int] = 0
+    slots: int = 0
     serial: bool = False
-    replace: bool = False
-    look: OverlayOptions = field(default_factory=OverlayOptions)
+    live: bool = False
+    keep_going: bool = False
+    profile: Path | None = None
+
+    def runtime(self) -> RuntimeOptions:
+        """Return how the pipeline runs."""
+        return RuntimeOptions(
+            mode="serial" if self.serial else "overlapped", threads=self.threads, slots=self.slots,
+            overflow="drop-oldest" if self.live else "wait",
+        )  # fmt: skip
 
 
 def run(
-    artefact: Path, source: Path | Sequence[Path], options: RunOptions = RunOptions(), progress: Progress | None = None
-) -> RunSummary:
+    artefact: Path, source: Path | Sequence[Path], options: RunOptions = RunOptions(),
+    progress: Progress | None = None, say: Say | None = None,
+) -> RunSummary:  # fmt: skip
     """Run the bundle or deployment at `artefact` over a source: an image, a folder of images or a video.
 
     A cascade of N cameras takes N sources, in step; labels then go to a folder `camera<i>` each, and overlays show the
@@ -70,154 +94,73 @@ def run(
     """
     opened = open_artefact(artefact)
     sources = (source,) if isinstance(source, Path) else tuple(source)
-    runtime = RuntimeOptions("serial" if options.serial else "overlapped", options.threads)
-    with open_pipeline(opened, runtime) as pipeline:
+    costs = _costs(opened, sources, options, say or (lambda text: None))
+    with open_pipeline(opened, replace(options.runtime(), costs=costs)) as pipeline:
         return run_pipeline(pipeline, sources, options, progress)
+
+
+def _costs(
+    opened: Bundle | Deployment, sources: Sequence[Path], options: RunOptions, say: Say
+) -> Mapping[str, StageCosts]:
+    """Return the costs that decisions need: of the profile that was given, or measured now."""
+    manifest = opened.manifest if isinstance(opened, Bundle) else opened.manifest.bundle
+    policies = chosen_policies(manifest, options.policy, options.stage)
+    if options.profile is not None:
+        return read_profile(options.profile, manifest)
+    if not any(isinstance(policy, LatencyPolicy) for policy in policies.values()):
+        return {}
+    say(f"no profile was given: measuring one on the first {_PROFILED_FRAMES} frames at most")
+    with Cameras(sources, manifest.spec.frame, pattern=options.pattern) as cameras:
+        frames = [cameras.planes(frames) for frames in islice(cameras, _PROFILED_FRAMES)]
+    setting = profiling_options(manifest, options.runtime(), sorted(os.sched_getaffinity(0)))
+    with open_pipeline(opened, setting) as pipeline:
+        return measure_profile(pipeline, frames, _PROFILE, policies).costs
 
 
 def run_pipeline(
     pipeline: Pipeline, sources: Sequence[Path], options: RunOptions, progress: Progress | None = None
 ) -> RunSummary:
     """Do what `run` does with a pipeline that is open; see there."""
-    manifest = pipeline.manifest
+    manifest, written = pipeline.manifest, options.outputs
     policies = chosen_policies(manifest, options.policy, options.stage)
     if options.limit is not None and options.limit < 1:
         raise InvalidRequest(f"limit = {options.limit}", "leaves no frame to run", "give 1 or more")
-    _refuse_overwriting(sources, options)
+    refuse_overwriting(sources, written)
+    recorder = Recorder(manifest, policies, pipeline.options.mode, trace=written.trace is not None)
     with ExitStack() as stack:
         cameras = stack.enter_context(Cameras(sources, manifest.spec.frame, pattern=options.pattern))
         total = min((count for count in (cameras.length, options.limit) if count is not None), default=None)
-        outputs = _Outputs(stack, options, manifest, cameras.fps, None if cameras.length is None else total)
-        records: list[FrameStatistics] = []
-        pixels = np.zeros(256, np.int64)
-        started = time.perf_counter()
-        submissions = (
-            Submission(cameras.planes(frames), frames[0].timestamp_s, policies, context=frames)
-            for frames in islice(cameras, options.limit)
-        )
-        for result in _named(pipeline.stream(submissions)):
-            frames = result.ticket.context
-            outputs.write(frames, result, policies)
-            records.append(frame_statistics(frames[0], result))
-            for frame, labels in zip(frames, result.labels, strict=True):
-                pixels += np.bincount(frame.fit.ignore_margins(labels).reshape(-1), minlength=256)
+        outputs = Outputs(stack, written, manifest, cameras.fps, None if cameras.length is None else total)
+        recorder.start()
+        for result in _results(pipeline, cameras, options, policies, recorder):
+            outputs.write(result.ticket.context, result, policies)
+            recorder.add(result)
             if progress is not None:
-                progress(len(records), total)
-        wall_s = time.perf_counter() - started
-        if not records:
-            raise SourceError(str(sources[0]), "holds no frame", "give a source with at least one frame")
-    summary = summarise(records, pixels, manifest, policies, wall_s)
-    if options.stats is not None:
-        write_atomically(options.stats, lambda path: path.write_text(summary.to_json(), encoding="utf-8"))
+                progress(recorder.seen, total)
+        recorder.stop(pipeline.counts.dropped)
+        recorder.check(sources[0])
+    summary = recorder.summary()
+    if written.stats is not None:
+        write_atomically(written.stats, lambda path: path.write_text(summary.to_json(), encoding="utf-8"))
+    if written.trace is not None:
+        trace = trace_json({pipeline.options.mode: recorder.traced}, scored_by(pipeline.plan))
+        write_atomically(written.trace, lambda path: path.write_text(trace, encoding="utf-8"))
     return summary
 
 
-def _refuse_overwriting(sources: Sequence[Path], options: RunOptions) -> None:
-    """Labels have the names of their frames: with `replace` they would take their place."""
-    for output in (options.overlay, options.labels, options.stats):
-        if output is not None and output.resolve() in {source.resolve() for source in sources}:
-            raise InvalidRequest(str(output), "is both a source and an output", "choose another output")
-    folders = [options.labels, options.overlay if options.overlay and not options.overlay.suffix else None]
-    for output in folders:
-        if output is not None and any(_writes_beside(output, source) for source in sources):
-            raise InvalidRequest(str(output), "holds the frames of a source", "choose another output")
-
-
-def _writes_beside(output: Path, source: Path) -> bool:
-    """Whether a folder of outputs would lie around or inside a source, where names could meet."""
-    folder, origin = output.resolve(), source.resolve()
-    return folder == origin.parent or folder in origin.parents or origin in folder.parents
-
-
-def chosen_policies(
-    manifest: BundleManifest, policy: SelectPolicy | None, stage: str | None
-) -> dict[str, SelectPolicy]:
-    """Return the decision of every stage that makes one, with `policy` in the place of that of `stage`.
-
-    Raises:
-        InvalidRequest: `stage` makes no decision, or several stages do and none is named.
-    """
-    policies = {entry.name: entry.select.policy for entry in manifest.stages if entry.select is not None}
-    known = ", ".join(policies) or "none"
-    if stage is not None and (policy is None or stage not in policies):
-        found = "is named, but no decision for it" if policy is None else "makes no decision"
-        remedy = "give theta or k too" if policy is None else f"stages that do: {known}"
-        raise InvalidRequest(f"stage '{stage}'", found, remedy)
-    if policy is None:
-        return policies
-    if stage is None and len(policies) != 1:
-        raise InvalidRequest(f"policy {policy.policy}", f"{len(policies)} stages decide", f"name one of: {known}")
-    return {**policies, stage or next(iter(policies)): policy}
-
-
-def _named(results: Iterator[Result]) -> Iterator[Result]:
-    """Name the frame in the errors of frames."""
+def _results(
+    pipeline: Pipeline, cameras: Cameras, options: RunOptions, policies: Policies, recorder: Recorder
+) -> Iterator[Result]:
+    """Yield results in order; failures name their frame, and are recorded where the run goes on."""
+    source = paced(cameras, cameras.fps) if options.live else iter(cameras)
+    submissions = (
+        Submission(cameras.planes(frames), frames[0].timestamp_s, policies, context=frames)
+        for frames in islice(source, options.limit)
+    )
     try:
-        yield from results
+        yield from pipeline.stream(submissions, failed=recorder.fail if options.keep_going else None)
     except ExecutionError as error:
         if error.ticket is None:
             raise
         name = error.ticket.context[0].name
         raise ExecutionError(f"frame {name}: {error.subject}", error.found, error.remedy) from error
-
-
-def refined_blocks(result: Result, grid: Grid, camera: int = 0) -> list[list[int]]:
-    """Return, for each decision on a frame, which blocks of one camera were refined (index into its grid)."""
-    picked = [[] if run.order is None else run.order[: run.n or 0].tolist() for run in result.runs if run.n is not None]
-    return [[index % grid.size for index in blocks if index // grid.size == camera] for blocks in picked]
-
-
-class _Outputs:
-    """The sinks of a run."""
-
-    def __init__(
-        self, stack: ExitStack, options: RunOptions, manifest: BundleManifest, fps: float | None, frames: int | None
-    ) -> None:
-        self._spec, self._look = manifest.spec, options.look
-        self._grid = manifest.spec.make_grid()
-        cameras = manifest.spec.frame.cameras
-        if options.stats is not None:
-            claim_file(options.stats, replace=options.replace)
-        self._labels: list[Sink] = []
-        if options.labels is not None:
-            folders = [options.labels] if cameras == 1 else [options.labels / f"camera{i}" for i in range(cameras)]
-            self._labels = [stack.enter_context(ImageFolder(f, ".png", replace=options.replace)) for f in folders]
-        self._overlay: Sink | None = None
-        if options.overlay is not None:
-            self._overlay = stack.enter_context(open_overlay(options.overlay, fps, frames, replace=options.replace))
-
-    def write(self, frames: Sequence[Frame], result: Result, policies: dict[str, SelectPolicy]) -> None:
-        """Write what was asked for of one frame of every camera."""
-        for sink, frame, labels in zip(self._labels, frames, result.labels, strict=False):
-            sink.write(frame.name, frame.fit.invert(labels))
-        if self._overlay is not None:
-            pictures = [self._draw(i, frame, result, policies) for i, frame in enumerate(frames)]
-            self._overlay.write(frames[0].name, np.concatenate(pictures, axis=1))
-
-    def _draw(self, camera: int, frame: Frame, result: Result, policies: dict[str, SelectPolicy]) -> Image8:
-        refined = refined_blocks(result, self._grid, camera)
-        caption = make_caption(frame.name, result, refined, self._grid, policies)
-        return draw_overlay(
-            frame.rgb, frame.fit.ignore_margins(result.labels[camera]), self._spec.classes,
-            grid=self._grid, refined=refined, caption=caption, options=self._look,
-        )  # fmt: skip
-
-
-def make_caption(
-    name: str, result: Result, refined: Sequence[Sequence[int]], grid: Grid, policies: dict[str, SelectPolicy]
-) -> str:
-    """Return one line on a frame: its name, blocks refined by each stage and why, and the time it took."""
-    decided = [run.stage for run in result.runs if run.n is not None]
-    parts = [name]
-    for stage, blocks in zip(decided, refined, strict=True):
-        parts.append(f"{stage}: {len(blocks)} of {grid.size} blocks, {show_policy(policies[stage])}")
-    return "  ·  ".join([*parts, f"{result.latency_ms:.1f} ms"])
-
-
-def show_policy(policy: SelectPolicy) -> str:
-    """Return a policy as people say it."""
-    if isinstance(policy, ThresholdPolicy):
-        return f"theta {policy.theta:g}"
-    if isinstance(policy, TopKPolicy):
-        return f"top {policy.k}"
-    return f"{policy.budget_ms:g} ms" if isinstance(policy, LatencyPolicy) else f"{policy.fps:g} frames/s"

@@ -3,69 +3,111 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascadert.bundle import BundleManifest
 from cascadert.classes import IGNORE_LABEL
+from cascadert.errors import CascadertError, ExecutionError, SourceError
 from cascadert.jetson.sources import Frame
-from cascadert.runtime.results import Result
+from cascadert.runtime.profiling.passage import HOST, Traced
+from cascadert.runtime.profiling.times import Times
+from cascadert.runtime.results import Result, StageRun
 from cascadert.spec import SelectPolicy
 
-STATS_SCHEMA = "cascadert-run-1"
-_SCORE_DIGITS = 4
+STATS_SCHEMA = "cascadert-run-2"
+_SCORE_DIGITS, _MS_DIGITS = 4, 3
 
 
 @dataclass(frozen=True)
 class StageStatistics:
-    """One stage on one frame. `n` and `scores` (sorted, in the manifest's unit) are the decision before it."""
+    """One stage on one frame; 0 milliseconds where it was skipped.
+
+    `n` and `scores` (sorted, in the manifest's unit) are the decision before it; `predicted_ms` is what the decision
+    expected of t_f + t_b(n), where it knows costs, and `theta` what a controller chose.
+    """
 
     stage: str
     milliseconds: float
     n: int | None
     scores: tuple[float | None, ...] | None
+    predicted_ms: float | None
+    theta: float | None
 
 
 @dataclass(frozen=True)
 class FrameStatistics:
-    """One frame (of all cameras). `latency_ms` is from handing it over until its labels are on the host."""
+    """One frame (of all cameras).
+
+    `latency_ms` is from handing it over until its labels are on the host; `queue_ms` is the part of it in which nothing
+    had begun, or the labels waited to be noticed. `dropped` counts frames that were dropped just before it.
+    """
 
     name: str
     timestamp_s: float | None
     latency_ms: float
+    queue_ms: float
+    dropped: int
     stages: tuple[StageStatistics, ...]
+
+
+@dataclass(frozen=True)
+class FrameFailure:
+    """A frame without a result, and why."""
+
+    name: str
+    error: str
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """A whole run.
 
-    `fps` is what the cascade alone would reach (1000 / mean latency); `wall_fps` includes reading and writing. Class
-    shares are parts of all pixels but letterbox margins.
+    Attributes:
+        name: of the cascade.
+        mode: "overlapped" or "serial".
+        blocks: of a frame, of all cameras.
+        policies: the decision of each stage.
+        frames: those with a result.
+        dropped: how many frames a live source gave that were never run.
+        failures: frames that failed in a run that goes on.
+        wall_s: from the first frame that was read to the last that was written.
+        fps: frames with a result per second of that: what the run sustained, reading and writing included.
+        latency_ms: "mean", "p50" and "p90" over frames.
+        mean_n: blocks refined per frame, by stage.
+        stage_ms: milliseconds per frame, by stage; 0 for frames that skipped it.
+        busy: share of the wall time in which each stream was at work: 1 for the one that sets the pace.
+        class_shares: parts of all pixels but letterbox margins.
     """
 
     name: str
+    mode: str
     blocks: int
     policies: Mapping[str, SelectPolicy]
     frames: tuple[FrameStatistics, ...]
-    mean_ms: float
-    median_ms: float
+    dropped: int
+    failures: tuple[FrameFailure, ...]
+    wall_s: float
+    fps: float
+    latency_ms: Mapping[str, float]
     mean_n: Mapping[str, float]
     stage_ms: Mapping[str, float]
-    fps: float
-    wall_fps: float
+    busy: Mapping[str, float]
     class_shares: Mapping[str, float]
 
     def to_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
         policies = {stage: policy.model_dump() for stage, policy in self.policies.items()}
-        values = {name: value for name, value in vars(self).items() if name not in ("frames", "policies")}
-        frames = [asdict(frame) for frame in self.frames]
-        return {"schema": STATS_SCHEMA, **values, "policies": policies, "frame_count": len(frames), "frames": frames}
+        values = {name: value for name, value in vars(self).items() if name not in ("frames", "policies", "failures")}
+        frames, failures = [asdict(frame) for frame in self.frames], [asdict(failure) for failure in self.failures]
+        lists = {"failures": failures, "frame_count": len(frames), "frames": frames}
+        return {"schema": STATS_SCHEMA, **values, "policies": policies, **lists}
 
     def to_json(self) -> str:
         """Return everything as JSON, a line for each frame."""
@@ -74,13 +116,137 @@ class RunSummary:
         head = json.dumps({**values, "frames": []}, indent=1, allow_nan=False)
         return head.removesuffix("[]\n}") + f"[\n{frames}\n]\n}}\n"
 
+    def check(self) -> None:
+        """Refuse a run with failures.
 
-def frame_statistics(frame: Frame, result: Result) -> FrameStatistics:
+        Raises:
+            ExecutionError: frames failed; the first says why.
+        """
+        if self.failures:
+            first = self.failures[0]
+            subject = f"{len(self.failures)} of {len(self.frames) + len(self.failures)} frames"
+            found = f"failed, the first of them {first.name}: {first.error}"
+            raise ExecutionError(subject, found, "the statistics list all of them")
+
+
+class Recorder:
+    """Takes down what a run does; with `trace`, also when every piece of work ran."""
+
+    def __init__(
+        self, manifest: BundleManifest, policies: Mapping[str, SelectPolicy], mode: str, *, trace: bool = False
+    ) -> None:
+        self._manifest, self._policies, self._mode, self._trace = manifest, policies, mode, trace
+        self._frames: list[FrameStatistics] = []
+        self._failures: list[FrameFailure] = []
+        self._errors: list[CascadertError] = []
+        self._pixels = np.zeros(256, np.int64)
+        self._busy_ms: dict[str, float] = defaultdict(float)
+        self._started_s = self._wall_s = 0.0
+        self._dropped = 0
+        self.traced: list[Traced] = []
+
+    @property
+    def seen(self) -> int:
+        """Frames whose fate is known."""
+        return len(self._frames) + len(self._failures) + sum(frame.dropped for frame in self._frames)
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._started_s = time.perf_counter()
+
+    def add(self, result: Result) -> None:
+        """Take down a frame."""
+        frames: tuple[Frame, ...] = result.ticket.context
+        traced = Traced.of(result)
+        if self._trace:
+            self.traced.append(traced)
+        self._frames.append(frame_statistics(frames[0], result, traced))
+        for span in result.spans:
+            self._busy_ms[span.stream] += span.milliseconds
+        for frame, labels in zip(frames, result.labels, strict=True):
+            self._pixels += np.bincount(frame.fit.ignore_margins(labels).reshape(-1), minlength=256)
+
+    def fail(self, error: CascadertError) -> None:
+        """Take down a frame that failed."""
+        name = "" if error.ticket is None else error.ticket.context[0].name
+        self._failures.append(FrameFailure(name, str(error)))
+        self._errors.append(error)
+
+    def stop(self, dropped: int) -> None:
+        """Stop the clock; `dropped` frames were never run."""
+        self._wall_s, self._dropped = time.perf_counter() - self._started_s, dropped
+
+    def check(self, source: Path) -> None:
+        """Refuse a run without any result.
+
+        Raises:
+            SourceError: the source holds no frame.
+            CascadertError: every frame failed; why the first did.
+        """
+        if self._frames:
+            return
+        if self._errors:
+            raise self._errors[0]
+        raise SourceError(str(source), "holds no frame", "give a source with at least one frame")
+
+    def summary(self) -> RunSummary:
+        """Sum up a run of at least one frame."""
+        spec = self._manifest.spec
+        latencies = Times.of(frame.latency_ms for frame in self._frames)
+        labelled = max(1, int(self._pixels[:IGNORE_LABEL].sum()))
+        return RunSummary(
+            name=spec.name,
+            mode=self._mode,
+            blocks=spec.make_grid().size * spec.frame.cameras,
+            policies=dict(self._policies),
+            frames=tuple(self._frames),
+            dropped=self._dropped,
+            failures=tuple(self._failures),
+            wall_s=round(self._wall_s, 4),
+            fps=round(len(self._frames) / self._wall_s, 3),
+            latency_ms={
+                name: round(value, _MS_DIGITS)
+                for name, value in (("mean", latencies.mean), ("p50", latencies.median), ("p90", latencies.spread[1]))
+            },
+            mean_n={stage: round(self._mean_n(stage), 4) for stage in self._policies},
+            stage_ms={stage.name: round(self._mean_ms(stage.name), _MS_DIGITS) for stage in self._manifest.stages},
+            busy={
+                stream: round(busy / self._wall_s / 1e3, 4) for stream, busy in self._busy_ms.items() if stream != HOST
+            },
+            class_shares={name: round(int(self._pixels[i]) / labelled, 6) for i, name in enumerate(spec.classes.names)},
+        )
+
+    def _runs(self, stage: str) -> list[StageStatistics]:
+        return [run for frame in self._frames for run in frame.stages if run.stage == stage]
+
+    def _mean_n(self, stage: str) -> float:
+        return float(np.mean([run.n or 0 for run in self._runs(stage)]))
+
+    def _mean_ms(self, stage: str) -> float:
+        return float(np.mean([run.milliseconds for run in self._runs(stage)]))
+
+
+def frame_statistics(frame: Frame, result: Result, traced: Traced) -> FrameStatistics:
     """Keep what a frame's statistics need of its result."""
-    stages = tuple(
-        StageStatistics(run.stage, round(run.milliseconds, 3), run.n, _plain(run.scores)) for run in result.runs
+    return FrameStatistics(
+        name=frame.name,
+        timestamp_s=frame.timestamp_s,
+        latency_ms=round(result.latency_ms, _MS_DIGITS),
+        queue_ms=round(result.latency_ms - (traced.end_ms - traced.start_ms), _MS_DIGITS),
+        dropped=result.dropped,
+        stages=tuple(_stage_statistics(run) for run in result.runs),
     )
-    return FrameStatistics(frame.name, frame.timestamp_s, round(result.latency_ms, 3), stages)
+
+
+def _stage_statistics(run: StageRun) -> StageStatistics:
+    return StageStatistics(
+        stage=run.stage,
+        milliseconds=round(run.milliseconds, _MS_DIGITS),
+        n=run.n,
+        scores=_plain(run.scores),
+        predicted_ms=None if run.predicted_ms is None else round(run.predicted_ms, _MS_DIGITS),
+        theta=None if run.theta is None or not np.isfinite(run.theta) else round(run.theta, _SCORE_DIGITS),
+    )
 
 
 def _plain(scores: NDArray[np.float32] | None) -> tuple[float | None, ...] | None:
@@ -88,41 +254,3 @@ def _plain(scores: NDArray[np.float32] | None) -> tuple[float | None, ...] | Non
     if scores is None:
         return None
     return tuple(round(score, _SCORE_DIGITS) if np.isfinite(score) else None for score in scores.tolist())
-
-
-def summarise(
-    frames: Sequence[FrameStatistics],
-    pixels: NDArray[np.int64],
-    manifest: BundleManifest,
-    policies: Mapping[str, SelectPolicy],
-    wall_s: float,
-) -> RunSummary:
-    """Sum up a run of at least one frame; `pixels` counts the pixels of each label 0..255."""
-    latencies = [frame.latency_ms for frame in frames]
-    names = manifest.spec.classes.names
-    labelled = max(1, int(pixels[:IGNORE_LABEL].sum()))
-    mean_ms = statistics.fmean(latencies)
-    return RunSummary(
-        name=manifest.spec.name,
-        blocks=manifest.spec.make_grid().size * manifest.spec.frame.cameras,
-        policies=dict(policies),
-        frames=tuple(frames),
-        mean_ms=round(mean_ms, 3),
-        median_ms=round(statistics.median(latencies), 3),
-        mean_n={stage: _mean_n(frames, stage) for stage in policies},
-        stage_ms={entry.name: _mean_stage_ms(frames, entry.name) for entry in manifest.stages},
-        fps=round(1e3 / mean_ms, 3),
-        wall_fps=round(len(frames) / wall_s, 3),
-        class_shares={name: round(int(pixels[i]) / labelled, 6) for i, name in enumerate(names)},
-    )
-
-
-def _mean_n(frames: Sequence[FrameStatistics], stage: str) -> float:
-    counts = [run.n for frame in frames for run in frame.stages if run.stage == stage and run.n is not None]
-    return round(statistics.fmean(counts), 4) if counts else 0.0
-
-
-def _mean_stage_ms(frames: Sequence[FrameStatistics], stage: str) -> float:
-    """Mean over all frames; a frame on which the stage was skipped counts with the little that skipping takes."""
-    times = [run.milliseconds for frame in frames for run in frame.stages if run.stage == stage]
-    return round(statistics.fmean(times), 3) if times else 0.0

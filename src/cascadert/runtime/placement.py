@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cascadert.bundle import BundleManifest
+from cascadert.bundle import BundleManifest, StageEntry
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.options import RuntimeOptions
 
-_REFINED = 0.25  # of all blocks: the share that a refinement is sized for, where nothing was measured
+_REFINED = 0.25  # of all blocks: the share that a refinement is sized for
 _PINNED_FROM = 4  # cores for each stage from which on holding them apart is worth the stiffness
 
 
@@ -28,8 +28,8 @@ class Placement:
 def place(manifest: BundleManifest, options: RuntimeOptions, cores: Sequence[int]) -> Placement:
     """Share out the cores that this process may use.
 
-    In serial mode every stage has all of them; in overlapped mode each has a share in proportion to its work, one at
-    least: as measured where costs are known, else by its MACs.
+    In serial mode every stage has all of them; in overlapped mode each has a share in proportion to its MACs, one at
+    least.
 
     Raises:
         InvalidRequest: threads for a stage that there is not, or fewer than none.
@@ -38,7 +38,7 @@ def place(manifest: BundleManifest, options: RuntimeOptions, cores: Sequence[int
     asked = _asked(options, names)
     if options.mode == "serial":
         return Placement({name: asked[name] or len(cores) for name in names})
-    shares = share_out(len(cores), [_work(manifest, options, name) for name in names])
+    shares = share_out(len(cores), [_macs(manifest, stage) for stage in manifest.stages])
     threads = {name: asked[name] or share for name, share in zip(names, shares, strict=True)}
     pin = len(cores) >= _PINNED_FROM * len(names) if options.pin is None else options.pin
     if not pin:
@@ -71,10 +71,9 @@ def _asked(options: RuntimeOptions, names: Sequence[str]) -> dict[str, int]:
     return asked
 
 
-def _work(manifest: BundleManifest, options: RuntimeOptions, name: str) -> float:
-    """Return the expected work of a stage on a frame: milliseconds for all stages, or MACs for all."""
+def _macs(manifest: BundleManifest, stage: StageEntry) -> float:
+    """Return the work that is expected of a stage on a frame."""
     blocks = manifest.spec.make_grid().size * manifest.spec.frame.cameras
-    stage = next(stage for stage in manifest.stages if stage.name == name)
     return float(stage.network.macs) * (1 if stage.select is None else max(1.0, blocks * _REFINED))
 
 

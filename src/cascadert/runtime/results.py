@@ -71,7 +71,7 @@ class StageRun:
 
     `n`, `scores` float32 and `order` int32 `[N * G]` are the decision before the stage: it refined the blocks
     `order[:n]` (block i is block i % G of camera i // G). All three are absent for a stage without a decision.
-    `predicted_ms` is what the decision expected of t_f + t_b(n), where it knows costs; `theta` is what a controller chose.
+    `predicted_ms` is what the decision expected of t_f + t_b(n), where it knows costs; `theta` a controller's choice.
     """
 
     stage: str

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cascadert.jetson.heat import entropy_heat
 from cascadert.jetson.images import Image8
+from cascadert.jetson.outputs import refined_blocks
 from cascadert.jetson.overlay import OverlayOptions, colourise, draw_overlay
-from cascadert.jetson.run import refined_blocks
 from cascadert.runtime.results import Result
 from cascadert.spec import CascadeSpec
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cascadert.jetson.demo.measure import EVERY_BLOCK, FAST, Sweep
+from cascadert.jetson.machine import machine, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +49,7 @@ def write_report(path: Path, summary: DemoSummary, options: DemoOptions) -> None
         tradeoff=svg(plot_tradeoff(sweep)),
         histogram=svg(plot_scores(sweep, summary.video.theta)),
         classes=class_rows(summary),
-        versions=versions(),
+        versions=versions(_PACKAGES),
         machine=machine(),
         commands=commands(summary, options),
     )
@@ -135,31 +133,6 @@ def class_rows(summary: DemoSummary) -> list[dict[str, Any]]:
     return [{"name": names[i], "iou": [row.iou[i] for row in rows]} for i in sweep.classes]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what made the numbers."""
-    found = {"cascadert": metadata.version("cascadert"), "Python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def machine() -> str:
-    """Return what the times were measured on."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical CPUs, {_cpu_model()}"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "CPU of unknown name"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "CPU of unknown name"
-
-
 def commands(summary: DemoSummary, options: DemoOptions) -> list[tuple[str, str]]:
     """Return each step and the command that repeats it."""
     here, spec = summary.output, _short(options.spec)
@@ -199,6 +172,6 @@ def plain(summary: DemoSummary) -> dict[str, Any]:
         "parity": [{**asdict(row), "passed": row.passed} for row in summary.parity.rows],
         "engines": engines,
         "seconds": {name: round(seconds, 2) for name, seconds in summary.seconds.items()},
-        "versions": versions(),
+        "versions": versions(_PACKAGES),
         "machine": machine(),
     }

@@ -1,0 +1,1 @@
+"""Where every millisecond and byte goes: profiles, benches, traces. Nothing that runs frames needs it."""

@@ -1,0 +1,58 @@
+"""A profile on disk: the measured costs of a cascade's decisions, for latency budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cascadert.artefacts import readable
+from cascadert.bundle import BundleManifest
+from cascadert.errors import InvalidRequest
+from cascadert.runtime.costs import StageCosts, parse_costs
+from cascadert.runtime.profiling.report import BENCH_SCHEMA
+
+PROFILE_SCHEMA = "cascadert-profile-1"
+_REMEDY = "measure one with `cascadert bench --save-profile`"
+
+
+def profile_json(manifest: BundleManifest, device: str, costs: Mapping[str, StageCosts]) -> str:
+    """Return costs as JSON, with the cascade and the device that they belong to."""
+    measured = {stage: asdict(cost) for stage, cost in costs.items()}
+    head = {"schema": PROFILE_SCHEMA, "name": manifest.spec.name, "device": device}
+    return json.dumps({**head, "costs": measured}, indent=1) + "\n"
+
+
+def read_profile(path: Path, manifest: BundleManifest) -> dict[str, StageCosts]:
+    """Read the costs of a cascade's stages: from a profile, or from the report of a bench.
+
+    Raises:
+        InvalidRequest: no such file, no profile, or one of another cascade.
+    """
+    with readable(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(str(path), f"is no JSON: {error}", _REMEDY) from error
+    costs = _costs_in(path, data)
+    if data.get("name") != manifest.spec.name:
+        found = f"is of the cascade {data.get('name')!r}, not of '{manifest.spec.name}'"
+        raise InvalidRequest(str(path), found, _REMEDY)
+    deciding = {stage.name for stage in manifest.stages if stage.select is not None}
+    if costs.keys() != deciding:
+        found = f"has costs of {sorted(costs)} where {sorted(deciding)} decide"
+        raise InvalidRequest(str(path), found, _REMEDY)
+    return {stage: parse_costs(cost, f"{path}: costs.{stage}") for stage, cost in costs.items()}
+
+
+def _costs_in(path: Path, data: Any) -> dict[str, Any]:
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema not in (PROFILE_SCHEMA, BENCH_SCHEMA):
+        raise InvalidRequest(str(path), f"has schema {schema!r}", f"give {PROFILE_SCHEMA} or {BENCH_SCHEMA}")
+    costs = data.get("costs")
+    if not isinstance(costs, dict):
+        raise InvalidRequest(f"{path}: costs", "is missing", _REMEDY)
+    return costs
