@@ -4,7 +4,8 @@ Queueing never waits for the work. What one stream does, it does in the order in
 nothing is ordered but by events. Every implementation passes one suite, tests/runtime/device_contract.py.
 
 A *piece of work* is what a stream was given between `begin` and `record`. A piece that fails is skipped from there to
-its end, and so is every piece that waited for it; their events carry the cause. The next piece starts afresh.
+its end, and so is every piece that waited for it; their events carry the cause. The next piece starts afresh. A stream
+may hold a piece back until it is recorded.
 """
 
 from __future__ import annotations

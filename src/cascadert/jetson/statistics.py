@@ -202,7 +202,7 @@ class Recorder:
             frames=tuple(self._frames),
             dropped=self._dropped,
             failures=tuple(self._failures),
-            wall_s=round(self._wall_s, 4),
+            wall_s=round(self._wall_s, 6),
             fps=round(len(self._frames) / self._wall_s, 3),
             latency_ms={
                 name: round(value, _MS_DIGITS)

@@ -33,6 +33,8 @@ from cascadert.runtime.history import History, Model
 
 Scores = NDArray[np.float32]
 
+_LARGEST = float(np.finfo(np.float32).max)  # no score is larger, and minus infinity is not above its negative
+
 THETA_GAIN = 0.2
 THETA_BAND = 0.05
 BURST = 1.5  # periods that one frame may take while theta is still rising
@@ -41,8 +43,7 @@ PROBE_FRAMES, MOST_PROBE_DOUBLINGS = 32, 5
 
 def count_above(scores: Scores, theta: float) -> int:
     """Return how many scores are strictly above theta (paper 000, section 3: u > theta); minus infinity never is."""
-    with np.errstate(over="ignore"):  # a theta beyond float32 is infinite, and above every score
-        return int(np.count_nonzero(scores > np.float32(theta)))
+    return int(np.count_nonzero(scores > np.float32(min(max(theta, -_LARGEST), _LARGEST))))
 
 
 def count_scored(scores: Scores) -> int:

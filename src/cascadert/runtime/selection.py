@@ -83,6 +83,10 @@ class Decider:
             return count_above(scores, policy.theta)
         return min(policy.k, count_scored(scores))
 
+    def learns(self, policy: SelectPolicy) -> bool:
+        """Whether frames decided by a policy are worth observing: those of a timed one, or where costs are known."""
+        return self._known is not None or isinstance(policy, LatencyPolicy | FrameRatePolicy)
+
     def observe(self, seen: Observation) -> None:
         """Learn from a finished frame, in the order of frames; it may be some decisions old."""
         if self._known is None:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -99,8 +100,9 @@ class HostEvent:
 class WorkerStream:
     """A thread that runs what it is given, in order. A daemon: work that hangs cannot keep the process alive.
 
-    Once `close` ran out of time the thread ends as soon as it can: after the work that it is at, or while it waits for
-    another stream, and what is queued behind is left undone.
+    A piece of work is handed over whole, when it is recorded: waking the thread for each of its parts would cost more
+    than all of them. Once `close` ran out of time the thread ends as soon as it can: after the work that it is at, or
+    while it waits for another stream, and what is queued behind is left undone.
     """
 
     _handles = itertools.count(1)
@@ -108,6 +110,7 @@ class WorkerStream:
     def __init__(self, name: str, priority: int, cpus: frozenset[int] | None) -> None:
         self.name, self.priority, self.handle = name, priority, next(self._handles)
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._piece: list[_Item] | None = None
         self._error: BaseException | None = None
         self._is_abandoned = False
         self._thread = threading.Thread(target=self._work, args=(cpus,), name=f"cascadert-{name}", daemon=True)
@@ -123,13 +126,14 @@ class WorkerStream:
                 self._join(other)
             event.happen(self._error)
 
-        self._queue.put(run)
+        self._hand_over()
+        self._piece = [run]
         return event
 
     def wait(self, event: Event) -> None:
         """Let what follows wait for an event."""
         other = _awaited(event)
-        self._queue.put(lambda: self._join(other))
+        self._put(lambda: self._join(other))
 
     def submit(self, work: _Item) -> None:
         """Queue a function."""
@@ -141,17 +145,19 @@ class WorkerStream:
                 except BaseException as error:  # whatever it is: it belongs to this piece of work, not to the thread
                     self._error = error
 
-        self._queue.put(run)
+        self._put(run)
 
     def record(self) -> HostEvent:
         """Queue a mark."""
         event = HostEvent()
-        self._queue.put(lambda: event.happen(self._error))
+        self._put(lambda: event.happen(self._error))
+        self._hand_over()
         return event
 
     def notify(self, notice: Notice) -> None:
         """Have `notice` called by the worker thread; it must be quick and must not raise."""
-        self._queue.put(lambda: notice(self._error))
+        self._put(lambda: notice(self._error))
+        self._hand_over()
 
     def synchronize(self, timeout_s: float | None = None) -> bool:
         """Wait until all queued work is done; return whether it is."""
@@ -159,10 +165,22 @@ class WorkerStream:
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Finish what is queued and end the thread; return false where it is still at it."""
+        self._hand_over()
         self._queue.put(None)
         self._thread.join(timeout_s)
         self._is_abandoned = self._thread.is_alive()
         return not self._is_abandoned
+
+    def _put(self, item: _Item) -> None:
+        if self._piece is None:
+            self._queue.put(item)
+        else:
+            self._piece.append(item)
+
+    def _hand_over(self) -> None:
+        if self._piece is not None:
+            items, self._piece = self._piece, None
+            self._queue.put(partial(_run_all, items))
 
     def _join(self, other: HostEvent) -> None:
         while not other.synchronize(_PATIENCE_S):
@@ -177,6 +195,11 @@ class WorkerStream:
             while not self._is_abandoned and (item := self._queue.get()) is not None:
                 item()
                 del item  # or the last frame's buffers live until the next item comes
+
+
+def _run_all(items: list[_Item]) -> None:
+    for item in items:
+        item()
 
 
 class _AbandonedError(Exception):
