@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cascadert.errors import CascadertError, NoResultYet
@@ -17,17 +17,25 @@ _PATIENCE_S = 0.1  # how long a reader that is not wanted any more goes on waiti
 
 
 def feed(
-    pipeline: Pipeline, ledger: Ledger, frames: Iterable[Planes | Submission], policies: Policies
-) -> Iterator[Result]:
+    pipeline: Pipeline, ledger: Ledger, frames: Iterable[Planes | Submission], policies: Policies,
+    failed: Callable[[CascadertError], None] | None = None,
+) -> Iterator[Result]:  # fmt: skip
     """Yield the results of frames in order; see `Pipeline.stream`."""
     reader = _Reader(pipeline, ledger, frames, policies)
     try:
         while True:
             try:
-                job, dropped = ledger.pop(Deadline(None), hopeless=reader.ended.is_set)
+                job = ledger.pop(Deadline(None), hopeless=reader.ended.is_set)
             except NoResultYet:
                 break
-            yield pipeline.deliver(job, dropped)
+            try:
+                result = pipeline.deliver(job)
+            except CascadertError as error:
+                if failed is None:
+                    raise
+                failed(error)
+            else:
+                yield result
     finally:
         reader.leave()
         pipeline.give_up()

@@ -122,7 +122,7 @@ class History:
     @property
     def serial(self) -> bool:
         """Whether stages run in turn, as is supposed until frames show otherwise."""
-        return self.in_turn is None or self.in_turn > 0.5
+        return _is_serial(self.in_turn)
 
 
 def observed(history: History, model: Model, seen: Observation) -> History:
@@ -134,9 +134,9 @@ def observed(history: History, model: Model, seen: Observation) -> History:
     else:  # nothing to measure, but a machine that changes its speed changes it for every stage
         speed = before.value / history.before.value if before.value and history.before.value else 1.0
         refine, in_turn = history.refine.scaled(speed), history.in_turn
-    after = replace(history, before=before, refine=refine, in_turn=in_turn)
-    rest = history.rest.follow(_rest_ms(after, seen), model.jump)
-    return _trimmed(replace(after, rest=rest), seen.busy_ms)
+    rest = history.rest.follow(_rest_ms(history, in_turn, seen), model.jump)
+    trim = _trim(history, rest.value, seen.busy_ms)
+    return replace(history, before=before, refine=refine, rest=rest, in_turn=in_turn, trim=trim)
 
 
 def _in_turn(history: History, seen: Observation) -> float:
@@ -151,24 +151,28 @@ def _in_turn(history: History, seen: Observation) -> float:
     return history.in_turn if less < more / 4 else (history.in_turn + found) / 2
 
 
-def _rest_ms(history: History, seen: Observation) -> float:
+def _is_serial(in_turn: float | None) -> bool:
+    return in_turn is None or in_turn > 0.5
+
+
+def _rest_ms(history: History, in_turn: float | None, seen: Observation) -> float:
     """Return what the busiest stream did besides refining."""
     if not seen.n:
         return seen.busy_ms
-    if history.serial:
+    if _is_serial(in_turn):
         return max(seen.busy_ms - seen.refine_ms, 0.0)
     rest = min(seen.busy_ms, seen.before_ms)
     hidden = seen.refine_ms > 0.9 * seen.busy_ms  # other streams are no busier than this one: an upper bound
     return min(rest, history.rest.value) if hidden else rest
 
 
-def _trimmed(history: History, busy_ms: float) -> History:
+def _trim(history: History, rest_ms: float, busy_ms: float) -> float:
     """Integrate what frames take beyond the period; a rest that exceeds it is none of the controller's fault."""
     if history.period_ms is None:
-        return history
-    goal = max(history.period_ms, history.rest.value)
+        return history.trim
+    goal = max(history.period_ms, rest_ms)
     step = clip(1 + TRIM_SLACK - busy_ms / goal, -TRIM_STEP, TRIM_STEP)
-    return replace(history, trim=clip(history.trim + TRIM_GAIN * step, TRIM_LEAST, 1.0))
+    return clip(history.trim + TRIM_GAIN * step, TRIM_LEAST, 1.0)
 
 
 def clip(value: float, least: float, most: float) -> float:

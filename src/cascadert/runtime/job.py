@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Job:
 
     `owners` maps each tensor of a stage that was skipped to the one that stands for it, or to none. `imported` holds
     planes that came in device memory. `outstanding` counts pieces of work whose end was not heard of yet; the frame is
-    finished when nothing remains to be queued and none is outstanding.
+    finished when nothing remains to be queued and none is outstanding. `dropped` counts frames dropped just before it.
     """
 
     ticket: Ticket
@@ -76,8 +77,13 @@ class Job:
     spans: tuple[Span, ...] = ()
     finished_s: float | None = None
     has_begun: bool = False
-    is_dropped: bool = False
+    dropped: int = 0
     result: Result | None = None
+
+    @cached_property
+    def times(self) -> dict[str, float]:
+        """Milliseconds of each piece of work, by its name; all have ended."""
+        return {piece.name: piece.end.milliseconds_since(piece.begin) for piece in self.pieces}
 
     def owner(self, tensor: str) -> str | None:
         """Return the tensor that stands for one; a plane of the frame stands for itself."""
@@ -86,10 +92,8 @@ class Job:
     def buffer(self, tensor: str) -> Buffer:
         """Return the device memory of a tensor that stands for itself."""
         assert self.slot is not None
-        for place in (self.imported, self.slot.buffers, self.staging.planes):
-            if tensor in place:
-                return place[tensor]
-        raise KeyError(tensor)
+        found = self.slot.buffers.get(tensor) or self.imported.get(tensor)
+        return found if found is not None else self.staging.planes[tensor]
 
     def host(self, tensor: str) -> NDArray[Any]:
         """Return the host's copy of a tensor: the pipeline's own memory."""
@@ -98,8 +102,7 @@ class Job:
 
 def stage_runs(job: Job, plan: Plan) -> tuple[StageRun, ...]:
     """Return what every stage did, with copies of its decision's scores and order."""
-    times = {piece.name: piece.end.milliseconds_since(piece.begin) for piece in job.pieces}
-    return tuple(_stage_run(job, stage.name, times.get(stage.name, 0.0)) for stage in plan.stages)
+    return tuple([_stage_run(job, stage.name, job.times.get(stage.name, 0.0)) for stage in plan.stages])
 
 
 def _stage_run(job: Job, stage: str, milliseconds: float) -> StageRun:

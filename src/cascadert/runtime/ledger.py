@@ -10,13 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from copy import copy
+from typing import Literal
 
 from cascadert.errors import CascadertError, FrameCancelled, InvalidRequest, NoResultYet
 from cascadert.runtime.job import Job
 from cascadert.runtime.options import Overflow
 from cascadert.runtime.results import Counts
 from cascadert.runtime.slots import Staging
+
+Fate = Literal["delivered", "failed", "cancelled"]
 
 
 class Deadline:
@@ -48,20 +51,22 @@ class Ledger:
     """
 
     def __init__(self, stagings: Iterable[Staging], room: int, queue: int, overflow: Overflow) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._has_room, self._has_result = threading.Condition(self._lock), threading.Condition(self._lock)
         self._free = deque(stagings)
         self._room, self._queue, self._overflow = room, queue, overflow
         self._order: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
-        self._begun = 0
-        self._counts = Counts()
+        self._begun, self._leaving = 0, 0
+        self._dropped_last, self._untold = 0, 0  # frames dropped, that the next to enter or to be delivered tells of
+        self._counts = {"submitted": 0, "delivered": 0, "failed": 0, "dropped": 0, "cancelled": 0}
         self._closed: CascadertError | None = None
 
     @property
     def counts(self) -> Counts:
         """What became of all frames so far."""
-        with self._changed:
-            return self._counts
+        with self._lock:
+            return Counts(**self._counts)
 
     def reserve(self, deadline: Deadline) -> Staging:
         """Wait for room for one more frame, or make it.
@@ -70,139 +75,189 @@ class Ledger:
             NoResultYet: none within the time.
             CascadertError: why no frame is taken any more.
         """
-        with self._changed:
+        with self._lock:
             while True:
-                if self._closed is not None:
-                    raise self._closed
+                self._refuse_if_closed()
                 if len(self._waiting) < self._queue and self._free:
                     return self._free.popleft()
                 if self._overflow == "drop-oldest" and self._waiting:
-                    self._drop(self._waiting.popleft())
-                elif deadline.is_over or not self._changed.wait(deadline.left_s):
+                    self._drop_oldest()
+                elif deadline.is_over or not self._has_room.wait(deadline.left_s):
                     found = f"{len(self._order)} frames are in flight after {deadline.timeout_s:g} s"
                     raise NoResultYet("submit", found, "take results with next, or allow more time")
 
     def give_back(self, staging: Staging) -> None:
         """Return a staging that was reserved for a frame which did not come."""
-        with self._changed:
+        with self._lock:
             self._free.append(staging)
-            self._changed.notify_all()
+            self._tell_of_room()
 
     def enter(self, job: Job) -> None:
         """Let a frame wait. Frames enter in the order of their tickets."""
-        with self._changed:
-            self._count(submitted=1)
+        with self._lock:
+            self._counts["submitted"] += 1
+            job.dropped, self._dropped_last = self._dropped_last, 0
             self._order.append(job)
             self._waiting.append(job)
 
     def take(self, regardless: bool) -> Job | None:
-        """Return the next frame to begin, if there is one and room for it."""
-        with self._changed:
-            if not self._waiting or (self._begun >= self._room and not regardless):
+        """Return the next frame to begin, if there is one and room for it; once closed, there is room for all."""
+        with self._lock:
+            if not self._waiting or (self._begun >= self._room and not regardless and self._closed is None):
                 return None
             job = self._waiting.popleft()
             job.has_begun = True
             self._begun += 1
-            self._changed.notify_all()
+            self._tell_of_room()
             return job
 
     def finished(self, job: Job) -> None:
         """Note that nothing of a frame runs any more."""
-        with self._changed:
-            job.finished_s = time.perf_counter()
-            self._changed.notify_all()
+        with self._lock:
+            self._finish(job)
+            self._has_result.notify_all()
 
-    def pop(self, deadline: Deadline, hopeless: Callable[[], bool] = lambda: False) -> tuple[Job, int]:
-        """Wait for the next frame in order; return it with the number of frames dropped before it.
+    def pop(self, deadline: Deadline, hopeless: Callable[[], bool] = lambda: False) -> Job:
+        """Wait for the next frame in order; whoever gets it calls `leave`.
 
         Raises:
             NoResultYet: it is not finished within the time, or there is none and it is `hopeless` to wait for one.
             CascadertError: there is none, nor will there be: this is why.
         """
-        dropped = 0
-        with self._changed:
+        with self._lock:
             while True:
-                while self._order and self._order[0].is_dropped:
-                    self._order.popleft()
-                    dropped += 1
                 if self._order and self._order[0].finished_s is not None:
-                    return self._order.popleft(), dropped
-                if self._closed is not None and not self._order:
-                    raise self._closed
-                if not self._order and hopeless():
-                    raise NoResultYet("next", "no frame is in flight", "submit one")
-                if deadline.is_over or not self._changed.wait(deadline.left_s):
+                    return self._pop_finished()
+                if not self._order:
+                    self._refuse_if_closed()
+                    if hopeless():
+                        raise NoResultYet("next", "no frame is in flight", "submit one")
+                if deadline.is_over or not self._has_result.wait(deadline.left_s):
                     found = f"{len(self._order)} frames are in flight, and none is done after {deadline.timeout_s:g} s"
                     raise NoResultYet("next", found, "ask again, or submit a frame")
 
     def wake(self) -> None:
-        """Have those who wait look again."""
-        with self._changed:
-            self._changed.notify_all()
+        """Have those who wait for a result look again."""
+        with self._lock:
+            self._has_result.notify_all()
 
-    def leave(self, job: Job, **fate: int) -> None:
-        """Count what became of a frame that was popped, and free what it held."""
-        with self._changed:
-            self._leave(job, **fate)
+    def leave(self, job: Job) -> bool:
+        """Count what became of a frame that was popped, free what it held, and say whether another waits for that."""
+        with self._lock:
+            self._leaving -= 1
+            self._leave(job, _fate(job))
+            if not self._leaving and self._closed is not None:
+                self._has_result.notify_all()
+            return bool(self._waiting)
 
-    def cancel_waiting(self) -> None:
-        """Finish every frame that has not begun: it never will."""
-        with self._changed:
+    def cancel_waiting(self) -> int:
+        """Finish every frame that has not begun: it never will. Return the number after the last ticket there is."""
+        with self._lock:
             while self._waiting:
                 job = self._waiting.popleft()
                 found = "was given up before it began"
                 job.error = FrameCancelled(f"frame {job.ticket.number}", found, "submit it again")
-                job.finished_s = time.perf_counter()
-            self._changed.notify_all()
+                self._finish(job)
+            self._tell_of_room()
+            self._has_result.notify_all()
+            return self._order[-1].ticket.number + 1 if self._order else 0
 
-    def clear(self, deadline: Deadline) -> bool:
-        """Wait until every frame is finished, and let them all leave as cancelled; false where time runs out."""
-        with self._changed:
-            while self._order:
-                if self._order[0].finished_s is None:
-                    if deadline.is_over or not self._changed.wait(deadline.left_s):
-                        return False
-                else:
+    def clear(self, before: int, deadline: Deadline) -> bool:
+        """Wait until frames with lower numbers are finished; they leave as cancelled. False where time runs out."""
+        with self._lock:
+            while self._order and self._order[0].ticket.number < before:
+                if self._order[0].finished_s is not None:
                     job = self._order.popleft()
-                    if not job.is_dropped:
-                        self._leave(job, cancelled=1)
+                    self._untold += job.dropped
+                    self._leave(job, "cancelled")
+                elif deadline.is_over or not self._has_result.wait(deadline.left_s):
+                    return False
         return True
 
     def drain(self, deadline: Deadline) -> bool:
         """Wait until every frame is finished; false where time runs out."""
-        with self._changed:
+        with self._lock:
             while any(job.finished_s is None for job in self._order):
-                if deadline.is_over or not self._changed.wait(deadline.left_s):
+                if deadline.is_over or not self._has_result.wait(deadline.left_s):
+                    return False
+        return True
+
+    def abandon(self) -> None:
+        """Finish every frame whatever runs of it: nobody will hear of its end."""
+        with self._lock:
+            for job in self._order:
+                if job.finished_s is None:
+                    found = "was still running when the pipeline was closed"
+                    job.error = job.error or FrameCancelled(f"frame {job.ticket.number}", found, "submit it again")
+                    self._finish(job)
+            self._has_result.notify_all()
+
+    def settle(self, deadline: Deadline) -> bool:
+        """Wait until those who popped a frame have taken its result; false where time runs out."""
+        with self._lock:
+            while self._leaving:
+                if deadline.is_over or not self._has_result.wait(deadline.left_s):
                     return False
         return True
 
     def close(self, why: CascadertError) -> None:
-        """Take no more frames."""
-        with self._changed:
-            self._closed = why
-            self._changed.notify_all()
+        """Take no more frames. The first reason stays."""
+        with self._lock:
+            self._closed = self._closed or why
+            self._has_room.notify_all()
+            self._has_result.notify_all()
 
     def untaken(self) -> list[Job]:
         """Return the frames that are finished and whose results were not taken."""
-        with self._changed:
+        with self._lock:
             return [job for job in self._order if job.finished_s is not None]
 
-    def _drop(self, job: Job) -> None:
-        job.is_dropped, job.finished_s = True, time.perf_counter()
-        self._free.append(job.staging)
-        self._count(dropped=1)
+    # With the lock held
 
-    def _leave(self, job: Job, **fate: int) -> None:
+    def _refuse_if_closed(self) -> None:
+        if self._closed is not None:
+            raise copy(self._closed) from self._closed.__cause__  # one for each who asks: it keeps a traceback
+
+    def _finish(self, job: Job) -> None:
+        if job.finished_s is None:
+            job.finished_s = time.perf_counter()
+
+    def _pop_finished(self) -> Job:
+        job = self._order.popleft()
+        self._leaving += 1
+        job.dropped, self._untold = job.dropped + self._untold, 0
+        if job.error is not None:  # what it cannot tell, the next result does
+            self._untold = job.dropped
+        return job
+
+    def _drop_oldest(self) -> None:
+        """Forget a frame entirely; the one after it remembers that it was dropped."""
+        job = self._waiting.popleft()
+        self._order.remove(job)
+        if self._waiting:
+            self._waiting[0].dropped += job.dropped + 1
+        else:
+            self._dropped_last += job.dropped + 1
+        self._free.append(job.staging)
+        self._counts["dropped"] += 1
+
+    def _leave(self, job: Job, fate: Fate) -> None:
         if job.has_begun:
             self._begun -= 1
         if job.slot is None or not job.slot.retired:
             self._free.append(job.staging)
-        self._count(**fate)
-        self._changed.notify_all()
+        self._counts[fate] += 1
+        self._tell_of_room()
 
-    def _count(self, **fate: int) -> None:
-        now = self._counts
-        self._counts = replace(now, **{name: getattr(now, name) + count for name, count in fate.items()})
+    def _tell_of_room(self) -> None:
+        if self._free and len(self._waiting) < self._queue:
+            self._has_room.notify_all()
+
+
+def _fate(job: Job) -> Fate:
+    if job.error is None:
+        return "delivered"
+    return "cancelled" if isinstance(job.error, FrameCancelled) else "failed"
 
 
 def closed_error() -> CascadertError:

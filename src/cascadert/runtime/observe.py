@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from cascadert.runtime.job import Job
 from cascadert.runtime.plan import Plan
@@ -15,7 +16,7 @@ def observations(job: Job, plan: Plan) -> dict[str, Observation]:
     t_f is the longest path of stages before the decision, each with the time it ran: waiting for a stream is not the
     frame's cost. The busiest stream's total is the period that frames like this one can sustain.
     """
-    times = {piece.name: piece.end.milliseconds_since(piece.begin) for piece in job.pieces}
+    times = job.times
     busy: dict[str, float] = defaultdict(float)
     for piece in job.pieces:
         busy[piece.stream] += times[piece.name]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from cascadert.bundle import BundleManifest
 from cascadert.device import Device
-from cascadert.errors import CascadertError, InvalidRequest
+from cascadert.errors import CascadertError, InvalidRequest, NoResultYet
 from cascadert.executable import Executable
 from cascadert.runtime.feed import feed
 from cascadert.runtime.job import Job
@@ -27,10 +29,10 @@ from cascadert.runtime.ledger import Deadline, Ledger, closed_error
 from cascadert.runtime.options import RuntimeOptions, kept_tensors
 from cascadert.runtime.plan import make_plan
 from cascadert.runtime.planes import sort_planes
-from cascadert.runtime.results import NO_POLICIES, Counts, Planes, Policies, Result, Submission, Ticket
+from cascadert.runtime.results import NO_POLICIES, Array, Counts, Planes, Policies, Result, Submission, Ticket
 from cascadert.runtime.scheduler import Scheduler
 from cascadert.runtime.selection import Decider
-from cascadert.runtime.slots import allocate_slots, allocate_staging
+from cascadert.runtime.slots import Staging, allocate_slots, allocate_staging
 from cascadert.spec import SelectPolicy
 
 _CLOSE_S = 10.0
@@ -66,7 +68,9 @@ class Pipeline:
         room = self.slots + _READMITTED
         stagings = allocate_staging(self.plan, device, room + options.queue, self._kept)
         self._ledger = Ledger(stagings, room, options.queue, options.overflow)
-        self._submitting, self._submitted, self._is_closed = threading.Lock(), 0, False
+        self._submitting, self._submitted = threading.Lock(), 0
+        self._closing = threading.Lock()
+        self._ended: bool | None = None
         self._lanes = make_lanes(self.plan, device, options.mode, cpus)
         self._scheduler = Scheduler(
             self.plan, executables, device, self._lanes, allocate_slots(self.plan, device, self.slots),
@@ -75,11 +79,19 @@ class Pipeline:
         )  # fmt: skip
 
     def _deciders(self) -> dict[str, Decider]:
-        blocks = self.manifest.spec.make_grid().size * self.manifest.spec.frame.cameras
         return {
-            stage: Decider(blocks, self.options.costs.get(stage), self._executables[stage].blocks)
+            stage: Decider(self.blocks, self.options.costs.get(stage), self._executables[stage].blocks)
             for stage in self._policies
         }
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a frame, of all cameras: N * G."""
+        return self.manifest.spec.make_grid().size * self.manifest.spec.frame.cameras
+
+    def refined(self, stage: str, n: int) -> int:
+        """Return how many blocks a stage refines where a decision says n (1 and up); see `Executable.blocks`."""
+        return self._executables[stage].blocks(n)
 
     @property
     def counts(self) -> Counts:
@@ -97,7 +109,8 @@ class Pipeline:
         Raises:
             InvalidRequest: `stage` makes no decision.
         """
-        self._policies = self._with_policies({stage: policy})
+        self._with_policies({stage: policy})  # refuses stages that there are not
+        self._policies[stage] = policy
 
     def submit(
         self, frame: Planes, timestamp_s: float | None = None, *, policies: Policies = NO_POLICIES,
@@ -121,16 +134,30 @@ class Pipeline:
         """
         host, foreign = sort_planes(frame, self.plan, self.device)
         chosen = self._with_policies(policies)
-        with self._submitting:  # tickets are numbered in the order in which frames enter
-            submitted_s = time.perf_counter()
-            staging = self._ledger.reserve(Deadline(timeout_s))
-            for name, plane in host.items():
-                np.copyto(staging.plane(name), plane, casting="no")
+        submitted_s, deadline = time.perf_counter(), Deadline(timeout_s)
+        if not self._submitting.acquire(timeout=-1 if deadline.left_s is None else deadline.left_s):
+            found = f"others have waited for room for {timeout_s:g} s"
+            raise NoResultYet("submit", found, "take results with next, or allow more time")
+        try:  # tickets are numbered in the order in which frames enter
+            staging = self._reserve(host, deadline)
             ticket = Ticket(self._submitted, timestamp_s, context)
             self._submitted += 1
             self._ledger.enter(Job(ticket, staging, chosen, foreign, list(self.plan.stages), submitted_s))
+        finally:
+            self._submitting.release()
         self._scheduler.nudge()
         return ticket
+
+    def _reserve(self, planes: Mapping[str, Array], deadline: Deadline) -> Staging:
+        """Return a staging that holds the planes of the host."""
+        staging = self._ledger.reserve(deadline)
+        try:
+            for name, plane in planes.items():
+                np.copyto(staging.plane(name), plane, casting="no")
+        except BaseException:  # an interrupt, too
+            self._ledger.give_back(staging)
+            raise
+        return staging
 
     def next(self, timeout_s: float | None = None) -> Result:
         """Return the result of the next frame in order, waiting for it.
@@ -140,7 +167,7 @@ class Pipeline:
             InvalidRequest: the pipeline is closed and every result was taken.
             CascadertError: the frame failed; this is why. The frames after it are not concerned.
         """
-        return self.deliver(*self._ledger.pop(Deadline(timeout_s)))
+        return self.deliver(self._ledger.pop(Deadline(timeout_s)))
 
     def infer(self, frame: Planes, policies: Policies = NO_POLICIES) -> Result:
         """Run one frame through every stage and wait for it; see `submit`.
@@ -153,19 +180,23 @@ class Pipeline:
         self.submit(frame, policies=policies)
         return self.next()
 
-    def stream(self, frames: Iterable[Planes | Submission], policies: Policies = NO_POLICIES) -> Iterator[Result]:
+    def stream(
+        self, frames: Iterable[Planes | Submission], policies: Policies = NO_POLICIES,
+        failed: Callable[[CascadertError], None] | None = None,
+    ) -> Iterator[Result]:  # fmt: skip
         """Run frames as they come and yield their results in order.
 
         A thread of its own reads the frames, as far ahead as there is room. What reading them raises is raised here,
         after the results of all frames before. A frame that fails is raised in its turn and ends the stream, and so
-        does closing the iterator: frames in flight are then given up. To go on after a failure use `submit` and `next`.
+        does closing the iterator: frames in flight are then given up. Where `failed` is given it is called with the
+        failure (its `ticket` names the frame) in place of a result, and the stream goes on.
 
         Raises:
             InvalidRequest: frames are in flight.
             CascadertError: a frame failed.
         """
         self._refuse_in_flight("stream")
-        return feed(self, self._ledger, frames, policies)
+        return feed(self, self._ledger, frames, policies, failed)
 
     def give_up(self, timeout_s: float | None = None) -> bool:
         """Forget every frame that waits or is in flight, and every result that was not taken.
@@ -173,9 +204,9 @@ class Pipeline:
         Returns:
             Whether the device was done with all of them within the time.
         """
-        self._ledger.cancel_waiting()
-        self._scheduler.cancel(self._submitted)
-        return self._ledger.clear(Deadline(timeout_s))
+        before = self._ledger.cancel_waiting()
+        self._scheduler.cancel(before)
+        return self._ledger.clear(before, Deadline(timeout_s))
 
     def close(self, *, drain: bool = False, timeout_s: float = _CLOSE_S) -> bool:
         """End the pipeline and release every stage and the device, within about `timeout_s`.
@@ -190,24 +221,32 @@ class Pipeline:
         """
         self._ledger.close(closed_error())
         with self._submitting:  # no frame enters any more
-            if self._is_closed:
-                return True
-            self._is_closed = True
-        deadline = Deadline(timeout_s)
+            pass
+        with self._closing:  # a second caller waits for the first
+            if self._ended is None:
+                self._ended = self._end(drain, Deadline(timeout_s))
+            return self._ended
+
+    def _end(self, drain: bool, deadline: Deadline) -> bool:
+        self._scheduler.nudge()  # now that the ledger is closed there is room for all that wait
         if not (drain and self._ledger.drain(deadline)):
-            self._ledger.cancel_waiting()
-            self._scheduler.cancel(self._submitted)
+            self._scheduler.cancel(self._ledger.cancel_waiting())
             self._ledger.drain(deadline)
-        for job in self._ledger.untaken():
-            if job.error is None and not job.is_dropped:
-                job.result = self._result(job, 0)
         ended = [self._scheduler.stop(max(_LEAST_S, deadline.left_s or 0.0))]
         ended += [stream.close(max(_LEAST_S, deadline.left_s or 0.0)) for stream in self._lanes.all()]
-        if all(ended):
+        self._ledger.abandon()
+        for job in self._ledger.untaken():
+            if job.error is None:
+                job.result = self._result(job)
+        ended.append(self._ledger.settle(Deadline(_LEAST_S)))
+        if not all(ended):
+            return False
+        with ExitStack() as releases:
+            releases.callback(self.device.close)
+            releases.enter_context(self.device.current())
             for executable in self._executables.values():
-                executable.close()
-            self.device.close()
-        return all(ended)
+                releases.callback(executable.close)
+        return True
 
     def __enter__(self) -> Pipeline:
         return self
@@ -216,22 +255,24 @@ class Pipeline:
         self.close()
 
     def _finished(self, job: Job) -> None:
-        if self._scheduler.broken is not None and not self._is_closed:
+        if self._scheduler.broken is not None:
             self._ledger.close(self._scheduler.broken)
         self._ledger.finished(job)
 
-    def deliver(self, job: Job, dropped: int) -> Result:
+    def deliver(self, job: Job) -> Result:
         """Make a frame's result, or raise its failure; either way it leaves."""
         try:
             if job.error is not None:
                 job.error.ticket = job.ticket
                 raise job.error
-            return job.result or self._result(job, dropped)
+            if job.result is not None:
+                return replace(job.result, dropped=job.dropped)
+            return self._result(job)
         finally:
-            self._ledger.leave(job, **{"delivered" if job.error is None else "failed": 1})
-            self._scheduler.nudge()
+            if self._ledger.leave(job):
+                self._scheduler.nudge()
 
-    def _result(self, job: Job, dropped: int) -> Result:
+    def _result(self, job: Job) -> Result:
         assert job.finished_s is not None
         ran = {run.stage for run in job.runs if run.n != 0}
         return Result(
@@ -241,7 +282,7 @@ class Pipeline:
             latency_ms=(job.finished_s - job.submitted_s) * 1e3,
             ticket=job.ticket,
             spans=job.spans,
-            dropped=dropped,
+            dropped=job.dropped,
             device_labels=job.device_labels,
         )
 

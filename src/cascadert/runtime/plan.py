@@ -41,10 +41,15 @@ class StagePlan:
     writes: tuple[str, ...]
     decides: tuple[str, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The stage."""
         return self.entry.name
+
+    @cached_property
+    def outputs(self) -> tuple[tuple[str, str], ...]:
+        """Each output's name at the graph's boundary, and its tensor's."""
+        return tuple((output.name, tensor) for output, tensor in zip(self.entry.outputs, self.writes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Scheduler:
         self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._patience_s = _IDLE_S if timeout_s is None else min(_IDLE_S, timeout_s / 4)
         self._looked_s, self._waited_s = time.perf_counter(), 0.0
+        self._is_nudged = False
         self.broken: CascadertError | None = None
         epoch = lanes.upload.record()
         epoch.synchronize()
@@ -84,7 +85,9 @@ class Scheduler:
 
     def nudge(self) -> None:
         """Say that there may be a frame to begin, or room for one. Any thread."""
-        self._mailbox.put(self._admit)
+        if not self._is_nudged:  # one message is enough for all who say so before it is read
+            self._is_nudged = True
+            self._mailbox.put(self._nudged)
 
     def cancel(self, before: int) -> None:
         """Give up the frames with lower numbers that are not finished; what is queued runs to its end. Any thread."""
@@ -97,6 +100,10 @@ class Scheduler:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        with self._device.current():
+            self._handle_messages()
+
+    def _handle_messages(self) -> None:
         while True:
             try:
                 message = self._mailbox.get(timeout=self._patience_s)
@@ -113,6 +120,10 @@ class Scheduler:
             del message  # it may hold the last reference to a frame
 
     # Frames begin and end
+
+    def _nudged(self) -> None:
+        self._is_nudged = False
+        self._admit()
 
     def _admit(self) -> None:
         """Begin frames while slots are to be had: a slot can be queued for again once its last frame is all queued."""
@@ -197,8 +208,9 @@ class Scheduler:
 
     def _evaluate(self, job: Job) -> None:
         job.runs, job.spans = stage_runs(job, self._plan), self._spans(job)
-        for stage, seen in observations(job, self._plan).items():
-            self._deciders[stage].observe(seen)
+        if any(self._deciders[stage].learns(job.policies[stage]) for stage in job.decisions):
+            for stage, seen in observations(job, self._plan).items():
+                self._deciders[stage].observe(seen)
 
     # Stages
 
@@ -245,25 +257,25 @@ class Scheduler:
     def _queue_stage(self, job: Job, stage: StagePlan, n: int | None) -> None:
         assert job.slot is not None
         stream, slot, executable = self._lanes.stages[stage.name], job.slot, self._executables[stage.name]
-        reads = [self._present(job, stage.name, source) for source in stage.reads]
-        bindings = {
-            entry.name: job.buffer(tensor).prefix(n or 0) if entry.prefix else job.buffer(tensor)
-            for entry, tensor in zip(stage.entry.inputs, reads, strict=True)
-        }
-        bindings |= {output.name: slot.buffers[f"{stage.name}.{output.name}"] for output in stage.entry.outputs}
+        reads = [self._present(job, stage.name, source) for source in stage.reads] if job.owners else stage.reads
+        bindings = {name: slot.buffers[tensor] for name, tensor in stage.outputs}
+        for entry, tensor in zip(stage.entry.inputs, reads, strict=True):
+            buffer = job.buffer(tensor)
+            bindings[entry.name] = buffer.prefix(n or 0) if entry.prefix else buffer
         for event in slot.before_writing(stage.writes, stream):
             stream.wait(event)
         begin = stream.begin([*job.ready, *slot.before_reading(reads, stream)])
         try:
             executable.enqueue(bindings, stream)
-        finally:
+        finally:  # what was queued before it failed runs, and the frame is not finished before
             end = stream.record()
             slot.reading(reads, stream, end)
             slot.writing(stage.writes, stream, end)
-            for name in stage.writes:
-                if name in self._plan.decision_tensors:
+            try:
+                for name in self._plan.decision_tensors.intersection(stage.writes):
                     self._device.copy(slot.buffers[name], job.staging.results[name], stream)
-            self._await(job, Piece(stage.name, stream.name, begin, end, n), stream, stage)
+            finally:
+                self._await(job, Piece(stage.name, stream.name, begin, end, n), stream, stage)
 
     def _present(self, job: Job, name: str, source: str) -> str:
         owner = job.owner(source)
@@ -315,12 +327,11 @@ class Scheduler:
         self._advance(job)
 
     def _spans(self, job: Job) -> tuple[Span, ...]:
-        clock = self.clock
-        pieces = (
-            Span(piece.name, piece.stream, clock.on_device(piece.begin), clock.on_device(piece.end), piece.n)
-            for piece in job.pieces
-        )
-        return (*pieces, *job.host_spans)
+        spans = []
+        for piece in job.pieces:
+            start_ms = self.clock.on_device(piece.begin)
+            spans.append(Span(piece.name, piece.stream, start_ms, start_ms + job.times[piece.name], piece.n))
+        return (*spans, *job.host_spans)
 
     # What goes wrong
 
@@ -397,5 +408,5 @@ def _refuse_nan(job: Job, arrived: list[str]) -> None:
     """Where scores hold NaN their order means nothing."""
     for name in arrived:
         array: Any = job.host(name)
-        if array.dtype.kind == "f" and np.isnan(array).any():
+        if array.dtype.kind == "f" and np.isnan(array.max()):
             raise ExecutionError(name, "holds NaN", "check the weights, and the frame")

@@ -34,32 +34,42 @@ class Slot:
     _reads: dict[str, list[_Use]] = field(default_factory=dict)
 
     def before_reading(self, names: Iterable[str], stream: Stream) -> list[Event]:
-        """Return what a stream must wait for before it reads tensors: those who wrote them."""
-        return _others((self._writes[name] for name in names if name in self._writes), stream)
+        """Return what a stream must wait for before it reads tensors: those who wrote them.
+
+        Also where the stream itself did: what was written in order need not have been written well, and only who waits
+        for work that failed is skipped with it.
+        """
+        return _once([self._writes[name] for name in names if name in self._writes])
 
     def before_writing(self, names: Iterable[str], stream: Stream) -> list[Event]:
         """Return what a stream must wait for before it writes tensors: those who read the last frame's.
 
         A tensor is always written by the same stage, so its last writer is on the same stream.
         """
-        return _others((use for name in names for use in self._reads.get(name, ())), stream)
+        return _others([use for name in names for use in self._reads.get(name, ())], stream)
 
     def reading(self, names: Iterable[str], stream: Stream, done: Event) -> None:
         """Note that work on a stream reads tensors until `done`."""
+        use = _Use(stream, done)
         for name in names:
             if name in self.buffers:
-                self._reads.setdefault(name, []).append(_Use(stream, done))
+                self._reads.setdefault(name, []).append(use)
 
     def writing(self, names: Iterable[str], stream: Stream, done: Event) -> None:
         """Note that work on a stream writes tensors until `done`; it waited for those who read them."""
+        use = _Use(stream, done)
         for name in names:
-            self._writes[name] = _Use(stream, done)
+            self._writes[name] = use
             self._reads.pop(name, None)
 
 
 def _others(uses: Iterable[_Use], stream: Stream) -> list[Event]:
     """Return each event once; events of the stream itself are behind it already."""
-    return list({id(use.done): use.done for use in uses if use.stream is not stream}.values())
+    return _once([use for use in uses if use.stream is not stream])
+
+
+def _once(uses: list[_Use]) -> list[Event]:
+    return list(dict.fromkeys([use.done for use in uses]))
 
 
 @dataclass(frozen=True)
