@@ -170,7 +170,7 @@ def main() -> None:
         "frame-rate": summary(rows["frame-rate"], arguments.part, 1000 / arguments.fps, "period_ms"),
     }
     draw(rows, arguments, arguments.output.with_suffix(".png"))
-    settings = {name: str(value) for name, value in vars(arguments).items()}
+    settings = {n: value.name if isinstance(value, Path) else value for n, value in vars(arguments).items()}
     found = {"settings": settings, "cores": len(os.sched_getaffinity(0)), "costs": asdict(costs), "summary": report}
     lines = ",\n".join(f'"{name}": [\n' + ",\n".join(map(json.dumps, r)) + "\n]" for name, r in rows.items())
     text = json.dumps(found, indent=1)[:-2] + ',\n"frames": {\n' + lines + "\n}\n}\n"

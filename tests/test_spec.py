@@ -66,8 +66,9 @@ WRONG: list[tuple[str, Any, str]] = [
     # stages
     ("stages", [], r"stages: found \[\]; .*at least 1 item"),
     ("stages", ..., r"stages: is missing; add it"),
-    ("stages.1.name", "fast", r"stages need distinct names other than 'frame', found \['fast', 'fast'\]"),
-    ("stages.0.name", "frame", r"stages need distinct names other than 'frame', found \['frame', 'accurate'\]"),
+    ("stages.1.name", "fast", r"need distinct names other than download, .*, upload, found \['fast', 'fast'\]"),
+    ("stages.0.name", "frame", r"need distinct names other than .*frame, .*found \['frame', 'accurate'\]"),
+    ("stages.0.name", "upload", r"need distinct names other than .*, upload, found \['upload', 'accurate'\]"),
     ("stages.0.name", "Fast net", r"stages\[0\]\.name: found 'Fast net'; .*pattern"),
     ("stages.0.name", "../../etc", r"stages\[0\]\.name: found '\.\./\.\./etc'; .*pattern"),
     ("stages.0.model", ..., r"stages\[0\]\.model: is missing; add it"),

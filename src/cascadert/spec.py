@@ -52,6 +52,7 @@ Channels = tuple[float, float, float]
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+RESERVED = frozenset({"frame", "upload", "download", "host"})  # what else has a row in a trace, or is a source
 MAX_CLASSES = 255  # labels are uint8 and 255 means "ignore"
 
 
@@ -177,8 +178,9 @@ class CascadeSpec(Strict):
     @model_validator(mode="after")
     def _stages_fit_together(self) -> CascadeSpec:
         names = [stage.name for stage in self.stages]
-        if len(set(names)) < len(names) or "frame" in names:
-            raise ValueError(f"stages need distinct names other than 'frame', found {names}")
+        if len(set(names)) < len(names) or RESERVED & set(names):
+            others = ", ".join(sorted(RESERVED))
+            raise ValueError(f"stages need distinct names other than {others}, found {names}")
         first, *others = self.stages
         if first.select is not None or first.halo or first.merge != "owner":
             raise ValueError(f"stage '{first.name}' is the first: it sees whole frames, so no select, halo or merge")

@@ -25,7 +25,7 @@ class RuntimeOptions:
             "serial" runs one after the other on one stream. Labels are the same, bit for bit.
         threads: threads of each stage on the CPU, one number or one for each stage. 0: in serial mode all cores; in
             overlapped mode the cores are shared out among the stages, see `placement`.
-        pin: hold each stage's threads on cores of its own; none: where there are enough of them.
+        pin: hold each stage's threads on cores of its own, in overlapped mode; none: where there are enough of them.
         slots: frames whose tensors fit on the device at once; 0: one more than the longest chain of stages. Serial: 1.
         queue: frames that may wait for a slot.
         overflow: what `submit` does where as many wait: "wait" until there is room, or drop the oldest that waits and
