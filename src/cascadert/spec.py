@@ -179,8 +179,8 @@ class CascadeSpec(Strict):
     def _stages_fit_together(self) -> CascadeSpec:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names) or RESERVED & set(names):
-            others = ", ".join(sorted(RESERVED))
-            raise ValueError(f"stages need distinct names other than {others}, found {names}")
+            reserved = ", ".join(sorted(RESERVED))
+            raise ValueError(f"stages need distinct names other than {reserved}, found {names}")
         first, *others = self.stages
         if first.select is not None or first.halo or first.merge != "owner":
             raise ValueError(f"stage '{first.name}' is the first: it sees whole frames, so no select, halo or merge")
