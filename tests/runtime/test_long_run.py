@@ -37,7 +37,7 @@ def test_nothing_grows_over_many_frames(mode: str, overflow: str) -> None:
             next(results)
         threads, allocated, objects = state(pipeline)
         assert (threads, allocated) == before[:2]
-        assert objects - before[2] < 200  # frames in flight have some; 5000 frames would leave thousands
+        assert objects - before[2] < 1000  # frames in flight have hundreds; 5000 frames would leave thousands
         assert resident_bytes() - resident < 4 * 2**20
         results.close()
 
