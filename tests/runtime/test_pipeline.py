@@ -247,3 +247,45 @@ def test_a_closed_pipeline_says_so(toy_bundle: Bundle, toy_frames: np.ndarray) -
     pipeline.close()
     with pytest.raises(InvalidRequest, match=r"^pipeline: is closed; open it again$"):
         pipeline.infer(toy_frames[0])
+
+
+def test_one_stream_at_a_time(toy_bundle: Bundle, toy_frames: np.ndarray) -> None:
+    with open_pipeline(toy_bundle) as pipeline:
+        one, other = pipeline.stream(toy_frames), pipeline.stream(toy_frames)
+        next(one)
+        with pytest.raises(InvalidRequest, match=r"^stream: another one is being read; read it to its end, or close"):
+            next(other)
+        with pytest.raises(InvalidRequest, match=r"^infer: a stream is being read; "):
+            pipeline.infer(toy_frames[0])
+        assert len(list(one)) == 5
+        assert len(list(pipeline.stream(toy_frames))) == 6
+        assert pipeline.infer(toy_frames[0]).labels.shape == (1, 40, 56)
+
+
+def test_who_comes_in_while_others_are_given_up_is_run(toy_bundle: Bundle, toy_frames: np.ndarray) -> None:
+    with open_pipeline(toy_bundle) as pipeline:
+        for _ in range(pipeline.slots + 1):
+            pipeline.submit(toy_frames[0])
+        cancel = pipeline._scheduler.cancel
+
+        def cancel_and_submit(before: int) -> None:
+            pipeline._scheduler.cancel = cancel
+            cancel(before)
+            pipeline.submit(toy_frames[1])
+
+        pipeline._scheduler.cancel = cancel_and_submit
+        assert pipeline.give_up(10)
+        assert pipeline.next(10).ticket.number == pipeline.slots + 1
+
+
+def test_a_policy_that_is_none_is_refused_at_once(pipeline: Pipeline) -> None:
+    message = r"^policy for stage 'accurate': is a float; give one of cascadert\.spec, as ThresholdPolicy$"
+    with pytest.raises(InvalidRequest, match=message):
+        pipeline.set_policy("accurate", 0.8)
+
+
+@pytest.mark.parametrize("options", [{"mode": "overlaped"}, {"overflow": "drop"}, {"queue": 0}, {"timeout_s": 0}])
+def test_options_that_mean_nothing_are_refused(options) -> None:
+    (name,) = options
+    with pytest.raises(InvalidRequest, match=f"^{name}: is '?{options[name]}'?; "):
+        RuntimeOptions(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -127,8 +128,11 @@ def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
     latency = summary.latency_ms
     out.print(
         f"{len(summary.frames)} frame(s), {summary.mode}: {summary.fps:.2f} frames/s with reading and writing; "
-        f"latency {latency['p50']:.1f} ms (p90 {latency['p90']:.1f}), waiting for its turn included"
+        f"median latency {latency['p50']:.1f} ms (p90 {latency['p90']:.1f}), waiting for its turn included"
     )
+    for policy in summary.policies.values():
+        if policy.policy == "latency":
+            _print_budget(summary, policy.budget_ms)
     busiest = max(summary.busy, key=lambda stream: summary.busy[stream])
     out.print(f"the busiest stream, {busiest}, was at work {summary.busy[busiest]:.0%} of the time")
     if summary.dropped:
@@ -139,6 +143,15 @@ def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
     out.print(", ".join(f"{name} {share:.1%}" for name, share in largest if share))
     for written in outputs:
         out.print(f"wrote {written}", soft_wrap=True)
+
+
+def _print_budget(summary: RunSummary, budget_ms: float) -> None:
+    times = sorted(sum(stage.milliseconds for stage in frame.stages) for frame in summary.frames)
+    kept = sum(time <= budget_ms for time in times)
+    out.print(
+        f"the stages of a frame kept within {budget_ms:g} ms on {kept} of {len(times)} frame(s): "
+        f"median {median(times):.1f} ms, longest {times[-1]:.1f} ms"
+    )
 
 
 def demo(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from cascadert.errors import CascadertError, NoResultYet
+from cascadert.errors import CascadertError, InvalidRequest, NoResultYet
 from cascadert.runtime.ledger import Deadline, Ledger
 from cascadert.runtime.results import Planes, Policies, Result, Submission
 
@@ -21,6 +21,8 @@ def feed(
     failed: Callable[[CascadertError], None] | None = None,
 ) -> Iterator[Result]:  # fmt: skip
     """Yield the results of frames in order; see `Pipeline.stream`."""
+    if not pipeline.stream_in_use.acquire(blocking=False):
+        raise InvalidRequest("stream", "another one is being read", "read it to its end, or close its iterator")
     reader = _Reader(pipeline, ledger, frames, policies)
     try:
         while True:
@@ -39,6 +41,7 @@ def feed(
     finally:
         reader.leave()
         pipeline.give_up()
+        pipeline.stream_in_use.release()
     if reader.error is not None:
         raise reader.error
 

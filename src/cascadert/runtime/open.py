@@ -62,7 +62,12 @@ def open_graphs(
     """Run the graph of each stage, by name, with ONNX Runtime; see `open_pipeline`."""
     placement = place(manifest, options, sorted(os.sched_getaffinity(0)))
     executables = load_executables(graphs, placement)
-    return Pipeline(manifest, executables, HostDevice(), options, placement.cpus)
+    with ExitStack() as opened:
+        for executable in executables.values():
+            opened.callback(executable.close)
+        pipeline = Pipeline(manifest, executables, HostDevice(), options, placement.cpus)
+        opened.pop_all()
+    return pipeline
 
 
 def load_executables(graphs: Mapping[str, Graph], placement: Placement) -> dict[str, OnnxRuntimeExecutable]:

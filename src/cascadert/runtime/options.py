@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.costs import StageCosts
@@ -28,8 +28,9 @@ class RuntimeOptions:
         pin: hold each stage's threads on cores of its own, in overlapped mode; none: where there are enough of them.
         slots: frames whose tensors fit on the device at once; 0: one more than the longest chain of stages. Serial: 1.
         queue: frames that may wait for a slot.
-        overflow: what `submit` does where as many wait: "wait" until there is room, or drop the oldest that waits and
-            count it.
+        overflow: what `submit` does where as many wait: "wait" until there is room, or "drop-oldest" of those that wait
+            and count it. That is for sources with a rate of their own: a burst is faster than the thread that begins
+            frames, and leaves the last of it.
         timeout_s: after how long without any progress a stage counts as hung; none: never.
         tensors: outputs to keep of each frame beside the labels, as `stage.output`; "all" of them.
         device_labels: leave a copy of the labels on the device (`Result.device_labels`).
@@ -54,6 +55,9 @@ class RuntimeOptions:
     costs: Mapping[str, StageCosts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, known in (("mode", get_args(Mode)), ("overflow", get_args(Overflow))):
+            if getattr(self, name) not in known:
+                raise InvalidRequest(name, f"is '{getattr(self, name)}'", f"choose {' or '.join(known)}")
         for name, least in (("slots", 0), ("queue", 1)):
             if getattr(self, name) < least:
                 raise InvalidRequest(name, f"is {getattr(self, name)}", f"give {least} or more")

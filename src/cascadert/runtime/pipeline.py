@@ -33,7 +33,7 @@ from cascadert.runtime.results import NO_POLICIES, Array, Counts, Planes, Polici
 from cascadert.runtime.scheduler import Scheduler
 from cascadert.runtime.selection import Decider
 from cascadert.runtime.slots import Staging, allocate_slots, allocate_staging
-from cascadert.spec import SelectPolicy
+from cascadert.spec import FrameRatePolicy, LatencyPolicy, SelectPolicy, ThresholdPolicy, TopKPolicy
 
 _CLOSE_S = 10.0
 _LEAST_S = 0.2  # for each thread that close waits for, even when its time is over
@@ -69,6 +69,7 @@ class Pipeline:
         stagings = allocate_staging(self.plan, device, room + options.queue, self._kept)
         self._ledger = Ledger(stagings, room, options.queue, options.overflow)
         self._submitting, self._submitted = threading.Lock(), 0
+        self.stream_in_use = threading.Lock()
         self._closing = threading.Lock()
         self._ended: bool | None = None
         self._lanes = make_lanes(self.plan, device, options.mode, cpus)
@@ -160,7 +161,7 @@ class Pipeline:
         return staging
 
     def next(self, timeout_s: float | None = None) -> Result:
-        """Return the result of the next frame in order, waiting for it.
+        """Return the result of the next frame in order, waiting for it, also where none was submitted yet.
 
         Raises:
             NoResultYet: no result within the time.
@@ -206,7 +207,10 @@ class Pipeline:
         """
         before = self._ledger.cancel_waiting()
         self._scheduler.cancel(before)
-        return self._ledger.clear(before, Deadline(timeout_s))
+        try:
+            return self._ledger.clear(before, Deadline(timeout_s))
+        finally:
+            self._scheduler.nudge()  # for who came in meanwhile there is room now
 
     def close(self, *, drain: bool = False, timeout_s: float = _CLOSE_S) -> bool:
         """End the pipeline and release every stage and the device, within about `timeout_s`.
@@ -291,9 +295,17 @@ class Pipeline:
         if unknown:
             known = ", ".join(self._policies) or "none"
             raise InvalidRequest(f"policy for stage '{unknown[0]}'", "makes no decision", f"stages that do: {known}")
+        for stage, policy in policies.items():
+            if not isinstance(policy, ThresholdPolicy | TopKPolicy | LatencyPolicy | FrameRatePolicy):
+                found = f"is a {type(policy).__name__}"
+                raise InvalidRequest(
+                    f"policy for stage '{stage}'", found, "give one of cascadert.spec, as ThresholdPolicy"
+                )
         return {**self._policies, **policies}
 
     def _refuse_in_flight(self, verb: str) -> None:
+        if self.stream_in_use.locked():
+            raise InvalidRequest(verb, "a stream is being read", "read it to its end, or close its iterator")
         if self.counts.in_flight:
             found = f"{self.counts.in_flight} frames are in flight"
             raise InvalidRequest(verb, found, "take their results with next, or give_up")

@@ -1,7 +1,7 @@
 """Threads and cores of stages on a CPU.
 
 Two ONNX Runtime sessions that each use all cores get in each other's way: side by side, each stage gets a share of the
-cores. One thread each on two cores beats two threads each in turn (bench/results/overlap.json has the measurements).
+cores. One thread each on two cores beats two threads each in turn (bench/results/overlap_street.json).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cascadert.errors import InvalidRequest
 from cascadert.runtime.options import RuntimeOptions
 
 _REFINED = 0.25  # of all blocks: the share that a refinement is sized for
+_MOST_PER_CORE = 16  # threads of a stage: more is a slip of the hand
 _PINNED_FROM = 4  # cores for each stage from which on holding them apart is worth the stiffness
 
 
@@ -36,6 +37,9 @@ def place(manifest: BundleManifest, options: RuntimeOptions, cores: Sequence[int
     """
     names = [stage.name for stage in manifest.stages]
     asked = _asked(options, names)
+    if max(asked.values()) > _MOST_PER_CORE * len(cores):
+        found = f"is {max(asked.values())} for one stage on {len(cores)} cores"
+        raise InvalidRequest("threads", found, f"give {_MOST_PER_CORE * len(cores)} or fewer")
     if options.mode == "serial":
         return Placement({name: asked[name] or len(cores) for name in names})
     shares = share_out(len(cores), [_macs(manifest, stage) for stage in manifest.stages])
