@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Column, Table
 
 from cascadert.cli.console import out
+
+_LEAST_WIDTH = 124
 
 if TYPE_CHECKING:
     from cascadert.runtime.profiling.report import BenchReport
@@ -28,14 +31,19 @@ def print_bench(report: BenchReport, outputs: Sequence[Path]) -> None:
         f"{frames} frames of {report.origin.source}, {rounds} rounds; {decisions or 'no decision'}", soft_wrap=True
     )
     out.print(f"threads {_threads(settings.threads)}, {report.bench.slots} slots")
-    out.print(_stage_table(report))
-    out.print(_period_table(report))
+    _print_whole(_stage_table(report))
+    _print_whole(_period_table(report))
     _print_gains(report)
     _print_where(report)
     _print_memory(report)
     for written in outputs:
         out.print(f"wrote {written}", soft_wrap=True)
     out.print(f"by {report.origin.command}", soft_wrap=True, markup=False)
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table at least as wide as its numbers: a number that is cut off is none."""
+    Console(file=out.file, width=max(out.width, _LEAST_WIDTH), highlight=False).print(table)
 
 
 def _threads(threads: object) -> str:
