@@ -53,6 +53,12 @@ class CascadertError(Exception):
         self.subject, self.found, self.remedy = (" ".join(part.split()) for part in (subject, found, remedy))
         super().__init__(f"{self.subject}: {self.found}; {self.remedy}")
 
+    def again(self) -> CascadertError:
+        """Return the same error as another object: one that is raised keeps its traceback."""
+        again = type(self)(self.subject, self.found, self.remedy)
+        again.__cause__ = self.__cause__
+        return again
+
     def __reduce__(self) -> tuple[type[CascadertError], tuple[str, str, str]]:
         return type(self), (self.subject, self.found, self.remedy)
 

@@ -207,6 +207,15 @@ class CascadeSpec(Strict):
         """
         return Grid(self.frame.height, self.frame.width, self.grid.block, self.grid.stride or self.grid.block)
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of a frame, of all cameras: N * G.
+
+        Raises:
+            GridError: blocks that do not fit the frame.
+        """
+        return self.make_grid().size * self.frame.cameras
+
     def network_input_size(self) -> tuple[int, int]:
         """Height and width that the first network sees, from `input_size` or `scale`."""
         first = self.stages[0]

@@ -284,6 +284,11 @@ def test_a_policy_that_is_none_is_refused_at_once(pipeline: Pipeline) -> None:
         pipeline.set_policy("accurate", 0.8)
 
 
+def test_serial_stages_are_not_held_apart() -> None:
+    with pytest.raises(InvalidRequest, match=r"^pin: is asked for in serial mode; "):
+        RuntimeOptions("serial", pin=True)
+
+
 @pytest.mark.parametrize("options", [{"mode": "overlaped"}, {"overflow": "drop"}, {"queue": 0}, {"timeout_s": 0}])
 def test_options_that_mean_nothing_are_refused(options) -> None:
     (name,) = options

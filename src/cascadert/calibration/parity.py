@@ -313,7 +313,7 @@ class _Collected:
             rows=merged,
             frames=frames,
             selected={name: tuple(counts) for name, counts in self.selected.items()},
-            blocks=spec.frame.cameras * spec.make_grid().size,
+            blocks=spec.blocks,
             classes=len(self.classes),
             vacuous=tuple(vacuous),
         )

@@ -101,7 +101,7 @@ def _stage_table(manifest: BundleManifest) -> Table:
 
 
 def _memory_table(manifest: BundleManifest) -> Table:
-    total = manifest.spec.frame.cameras * manifest.spec.make_grid().size
+    total = manifest.spec.blocks
     table = Table("stage", "weights", "activations, n = 1", f"n = {total}", box=SIMPLE_HEAD)
     table.title, table.title_justify = "memory, as estimated for ONNX Runtime", "left"
     for stage in manifest.stages:

@@ -139,7 +139,7 @@ def block_profile(bundle: Bundle, options: BuildOptions) -> tuple[int, int, int]
     Raises:
         InvalidRequest: more blocks than there are, fewer than one, or typical above the largest.
     """
-    total = bundle.spec.frame.cameras * bundle.spec.make_grid().size
+    total = bundle.spec.blocks
     largest = total if options.max_blocks is None else options.max_blocks
     if not 1 <= largest <= total:
         raise InvalidRequest("max_blocks", f"is {largest} where there are {total} blocks", f"choose 1 to {total}")

@@ -81,7 +81,7 @@ def export_bundle(
             progress(stage.name)
         graphs[stage.name] = export_stage(module)
         network = describe_network(module, options.random_weights)
-        memory = estimate_memory(lower(graphs[stage.name], "onnxruntime"), spec.frame.cameras * spec.make_grid().size)
+        memory = estimate_memory(lower(graphs[stage.name], "onnxruntime"), spec.blocks)
         entries.append(_stage_entry(spec, stage, graphs[stage.name], network, memory))
     fields = {"schema": BUNDLE_SCHEMA, "created_by": CREATED_BY, "spec": spec, "spec_folder": str(folder)}
     manifest = BundleManifest.model_validate({**fields, "stages": tuple(entries)})
@@ -174,7 +174,7 @@ def example_frame(spec: CascadeSpec, seed: int = 0) -> dict[str, Tensor]:
 def example_inputs(stages: tuple[Stage, ...], spec: CascadeSpec) -> tuple[dict[str, Tensor], ...]:
     """Return inputs for each stage, by name: a street, two far blocks to refine, and the labels 0."""
     planes = example_frame(spec)
-    total = spec.frame.cameras * spec.make_grid().size
+    total = spec.blocks
     indices = torch.linspace(0, total - 1, steps=min(2, total)).round().to(torch.int32)
     labels = torch.zeros(spec.frame.cameras, spec.frame.height, spec.frame.width, dtype=torch.uint8)
     available = {**planes, "indices": indices, "prior_labels": labels}

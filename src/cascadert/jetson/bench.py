@@ -19,7 +19,7 @@ from cascadert.jetson.sources import Cameras
 from cascadert.pixels import planes_from_rgb
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
-from cascadert.runtime.profiling.bench import OVERLAPPED, SERIAL, Bench, BenchOptions, Opener, bench
+from cascadert.runtime.profiling.bench import OVERLAPPED, SERIAL, Bench, BenchOptions, bench
 from cascadert.runtime.profiling.footprint import Footprint, measure_footprint, predict_footprint
 from cascadert.runtime.profiling.report import BenchReport, Memory, Origin
 from cascadert.runtime.results import Planes
@@ -87,7 +87,7 @@ def run_bench(
     opener = partial(open_pipeline, opened)
     found = bench(manifest, opener, frames, options, told)
     told("memory", 0, 1)
-    memory = Memory(predict_footprint(manifest, found.plan, found.slots), _memory(opener, found, frames))
+    memory = Memory(predict_footprint(manifest, found.plan, found.slots), _memory(opened.path, found, frames))
     source = ", ".join(map(str, sources)) or "generated streets"
     return BenchReport(found, Origin(request.command, versions(_PACKAGES), machine(), source), memory)
 
@@ -102,10 +102,10 @@ def _matched(policies: Mapping[str, SelectPolicy], request: BenchRequest) -> str
     return request.stage or next(iter(policies))
 
 
-def _memory(opener: Opener, found: Bench, frames: Sequence[Planes]) -> dict[str, Footprint]:
+def _memory(artefact: Path, found: Bench, frames: Sequence[Planes]) -> dict[str, Footprint]:
     return {
         mode: measure_footprint(
-            opener, replace(found.settings[mode], costs=dict(found.profile.costs)), frames[:_MEMORY_FRAMES],
+            artefact, replace(found.settings[mode], costs=dict(found.profile.costs)), frames[:_MEMORY_FRAMES],
             found.policies,
         )
         for mode in (SERIAL, OVERLAPPED)

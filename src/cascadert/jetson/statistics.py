@@ -197,7 +197,7 @@ class Recorder:
         return RunSummary(
             name=spec.name,
             mode=self._mode,
-            blocks=spec.make_grid().size * spec.frame.cameras,
+            blocks=spec.blocks,
             policies=dict(self._policies),
             frames=tuple(self._frames),
             dropped=self._dropped,

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from copy import copy
 from typing import Literal
 
 from cascadert.errors import CascadertError, FrameCancelled, InvalidRequest, NoResultYet
@@ -216,7 +215,7 @@ class Ledger:
 
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
-            raise copy(self._closed) from self._closed.__cause__  # one for each who asks: it keeps a traceback
+            raise self._closed.again()
 
     def _finish(self, job: Job) -> None:
         if job.finished_s is None:

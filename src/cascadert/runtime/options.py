@@ -63,6 +63,8 @@ class RuntimeOptions:
                 raise InvalidRequest(name, f"is {getattr(self, name)}", f"give {least} or more")
         if self.mode == "serial" and self.slots not in (0, 1):
             raise InvalidRequest("slots", f"is {self.slots} in serial mode", "serial mode has one slot")
+        if self.mode == "serial" and self.pin:
+            raise InvalidRequest("pin", "is asked for in serial mode", "every stage has all cores there: leave it out")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise InvalidRequest("timeout_s", f"is {self.timeout_s}", "give seconds above 0, or none")
 

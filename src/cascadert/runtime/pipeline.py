@@ -88,7 +88,7 @@ class Pipeline:
     @property
     def blocks(self) -> int:
         """Blocks of a frame, of all cameras: N * G."""
-        return self.manifest.spec.make_grid().size * self.manifest.spec.frame.cameras
+        return self.manifest.spec.blocks
 
     def refined(self, stage: str, n: int) -> int:
         """Return how many blocks a stage refines where a decision says n (1 and up); see `Executable.blocks`."""

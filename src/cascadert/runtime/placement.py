@@ -77,7 +77,7 @@ def _asked(options: RuntimeOptions, names: Sequence[str]) -> dict[str, int]:
 
 def _macs(manifest: BundleManifest, stage: StageEntry) -> float:
     """Return the work that is expected of a stage on a frame."""
-    blocks = manifest.spec.make_grid().size * manifest.spec.frame.cameras
+    blocks = manifest.spec.blocks
     return float(stage.network.macs) * (1 if stage.select is None else max(1.0, blocks * _REFINED))
 
 

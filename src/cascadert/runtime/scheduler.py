@@ -358,14 +358,14 @@ class Scheduler:
         for job in list(self._running.values()):
             if job.slot is not None:
                 job.slot.retired = True
-            job.error = job.error or _same(error)
+            job.error = job.error or error.again()
             job.remaining.clear()
             self._finish(job)
         self._refuse_waiting(error)
 
     def _refuse_waiting(self, error: CascadertError) -> None:
         while (waiting := self._take(True)) is not None:
-            waiting.error = _same(error)
+            waiting.error = error.again()
             self._finished(waiting)
 
     def _cancel_running(self, before: int) -> None:
@@ -395,13 +395,6 @@ def _nothing() -> None:
 def _origin(job: Job, piece: Piece, error: BaseException) -> Piece:
     """Return the piece of work that failed with an error: those that waited for it carry the same, and may be first."""
     return next((other for other in job.pieces if other.end.error is error), piece)
-
-
-def _same(error: CascadertError) -> CascadertError:
-    """Return an error of its own for each frame: what is raised keeps a traceback."""
-    again = type(error)(error.subject, error.found, error.remedy)
-    again.__cause__ = error.__cause__
-    return again
 
 
 def _refuse_nan(job: Job, arrived: list[str]) -> None:

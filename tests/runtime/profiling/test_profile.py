@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +12,8 @@ import pytest
 
 from cascadert.bundle import Bundle, BundleManifest, MemoryEntry
 from cascadert.errors import ExecutionError, InvalidRequest
+from cascadert.pixels import planes_from_rgb
+from cascadert.runtime.costs import StageCosts
 from cascadert.runtime.devices.host import HostDevice
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
@@ -317,17 +319,25 @@ class TestFootprint:
     def test_of_a_real_cascade_in_a_process_of_its_own(self, toy_bundle: Bundle) -> None:
         planes = [np.full((40, 56, 3), value, np.uint8) for value in (0, 90)]
         options = RuntimeOptions(threads=1)
-        measured = measure_footprint(partial(open_pipeline, toy_bundle), options, planes, {})
+        measured = measure_footprint(toy_bundle.path, options, planes, {})
         with open_pipeline(toy_bundle, options) as pipeline:
             assert measured.buffer_bytes == pipeline.device.allocated_bytes
             predicted = predict_footprint(toy_bundle.manifest, pipeline.plan, pipeline.slots)
         assert measured.peak_resident_bytes > measured.before_bytes > 10_000_000
         assert predicted.slot_bytes < measured.buffer_bytes < measured.peak_resident_bytes
 
-    def test_a_process_that_fails_says_why(self) -> None:
-        with pytest.raises(ExecutionError, match=r"measures memory: failed with exit code 1: .*no such pipeline"):
-            measure_footprint(_fails, RuntimeOptions(), [], {})
+    def test_what_was_asked_for_arrives_there(self, chain_bundle: Bundle) -> None:
+        """A latency budget needs its costs, NV12 its planes, and a pipeline of one slot is smaller."""
+        planes = planes_from_rgb(np.full((1, 40, 56, 3), 90, np.uint8), "nv12")
+        costs = {"middle": StageCosts(1.0, ((1, 0.5), (4, 1.5)), 0.1), "accurate": StageCosts(2.0, ((1, 0.5),))}
+        policies = {"middle": LatencyPolicy(policy="latency", budget_ms=1e6), "accurate": TopKPolicy(k=2)}
+        wide = RuntimeOptions(threads={"fast": 1, "middle": 1, "accurate": 1}, costs=costs)
+        found = [
+            measure_footprint(chain_bundle.path, options, [planes], policies)
+            for options in (wide, replace(wide, mode="serial"))
+        ]
+        assert found[0].buffer_bytes > found[1].buffer_bytes
 
-
-def _fails(options: RuntimeOptions) -> Pipeline:
-    raise ValueError("no such pipeline")
+    def test_a_process_that_fails_says_why(self, tmp_path: Path) -> None:
+        with pytest.raises(ExecutionError, match=r"measures memory: failed with exit code 1: .*no such folder"):
+            measure_footprint(tmp_path / "nowhere", RuntimeOptions(), [], {})

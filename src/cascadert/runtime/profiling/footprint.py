@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cascadert.bundle import BundleManifest
+import numpy as np
+from pydantic import TypeAdapter
+
+from cascadert.bundle import FRAME, BundleManifest
+from cascadert.deployment import open_artefact
 from cascadert.errors import ExecutionError
+from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
-from cascadert.runtime.pipeline import Pipeline
 from cascadert.runtime.plan import Plan
-from cascadert.runtime.results import Planes, Policies
+from cascadert.runtime.results import Array, Planes, Policies
+from cascadert.spec import SelectPolicy
 
 _PASSES = 2
+_REQUEST, _FRAMES = "request.json", "frames.npz"
 _STATUS = Path("/proc/self/status")
 
 
@@ -51,9 +58,21 @@ class PredictedFootprint:
         return self.weight_bytes + self.activation_bytes + self.slot_bytes
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What the new process is asked for, but the frames."""
+
+    artefact: Path
+    options: RuntimeOptions
+    policies: dict[str, SelectPolicy]
+
+
+_REQUESTS = TypeAdapter(_Request)
+
+
 def predict_footprint(manifest: BundleManifest, plan: Plan, slots: int) -> PredictedFootprint:
     """Return what a pipeline with so many slots should take."""
-    blocks = manifest.spec.make_grid().size * manifest.spec.frame.cameras
+    blocks = manifest.spec.blocks
     memory = [stage.memory for stage in manifest.stages]
     return PredictedFootprint(
         sum(entry.weights_bytes for entry in memory),
@@ -63,39 +82,61 @@ def predict_footprint(manifest: BundleManifest, plan: Plan, slots: int) -> Predi
 
 
 def measure_footprint(
-    opener: Callable[[RuntimeOptions], Pipeline], options: RuntimeOptions, frames: Sequence[Planes], policies: Policies
+    artefact: Path, options: RuntimeOptions, frames: Sequence[Planes], policies: Policies
 ) -> Footprint:
     """Run frames through a pipeline in a new process and return what that took.
 
     Args:
-        opener: opens the pipeline there; must be picklable, as in a partial of `open_pipeline`.
+        artefact: the bundle or deployment to open there.
         options: of the pipeline.
-        frames: what to run; a few will do.
+        frames: what to run, in host memory; a few will do.
         policies: decisions, by stage.
 
     Raises:
         ExecutionError: the process failed.
     """
-    request = pickle.dumps((opener, options, list(frames), dict(policies)))
-    done = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import main; main()"], input=request, capture_output=True, check=False
-    )
+    request = _Request(artefact.resolve(), options, dict(policies))
+    with tempfile.TemporaryDirectory(prefix="cascadert-footprint-") as scratch:
+        folder = Path(scratch)
+        (folder / _REQUEST).write_bytes(_REQUESTS.dump_json(request))
+        np.savez(folder / _FRAMES, **_named(frames))  # type: ignore[arg-type]  # its stubs take no mapping
+        done = subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import main; main()", scratch],
+            capture_output=True, text=True, errors="replace", check=False,
+        )  # fmt: skip
     if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["without a word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
         found = f"failed with exit code {done.returncode}: {last}"
         raise ExecutionError("the process that measures memory", found, "run the bundle alone to find out why")
     return Footprint(**json.loads(done.stdout))
 
 
 def main() -> None:
-    """Measure what stdin asks for, and print the footprint: the new process."""
-    opener, options, frames, policies = pickle.load(sys.stdin.buffer)
+    """Measure what the folder in the arguments asks for, and print the footprint: the new process."""
+    folder = Path(sys.argv[1])
+    request = _REQUESTS.validate_json((folder / _REQUEST).read_bytes())
+    frames = _frames(folder / _FRAMES)
     before = _resident_bytes("VmRSS")
-    with opener(options) as pipeline:
+    with open_pipeline(open_artefact(request.artefact), request.options) as pipeline:
         for _ in range(_PASSES):
-            for _ in pipeline.stream(frames, policies):
+            for _ in pipeline.stream(frames, request.policies):
                 pass
         print(json.dumps(asdict(Footprint(_resident_bytes("VmHWM"), before, pipeline.device.allocated_bytes))))
+
+
+def _named(frames: Sequence[Planes]) -> dict[str, Array]:
+    """Return the planes of frames under names that say whose they are."""
+    planes = (frame if isinstance(frame, Mapping) else {FRAME: frame} for frame in frames)
+    return {f"{i}:{name}": np.asarray(plane) for i, of_frame in enumerate(planes) for name, plane in of_frame.items()}
+
+
+def _frames(path: Path) -> list[Planes]:
+    found: dict[int, dict[str, Array]] = defaultdict(dict)
+    with np.load(path, allow_pickle=False) as planes:
+        for key in planes.files:
+            number, name = key.split(":")
+            found[int(number)][name] = planes[key]
+    return [found[number] for number in sorted(found)]
 
 
 def _resident_bytes(field: str) -> int:
