@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cascadert.errors import ExecutionError, InvalidRequest
@@ -90,6 +90,7 @@ def test_the_cut_selects_as_many_as_were_asked_for(values: list[int], n: int) ->
     assert count_above(planted, cut(planted, n)) == min(n, len(values))
 
 
+@example(np.array([1.4e-45], np.float32), 0)  # the least float32: its half is none
 @given(sorted_scores, st.integers(0, 50))
 def test_the_cut_never_selects_more_than_asked_for_where_scores_are_equal(planted: np.ndarray, n: int) -> None:
     assert count_above(planted, cut(planted, n)) <= min(n, count_scored(planted))

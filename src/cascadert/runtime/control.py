@@ -112,7 +112,7 @@ def cut(scores: Scores, n: int) -> float:
     """Return the theta that selects n of the sorted scores; fewer where the next ones equal it."""
     if n >= count_scored(scores):
         return -np.inf
-    return float(scores[max(n - 1, 0)] / 2 + scores[n] / 2)
+    return float(scores[max(n - 1, 0)]) / 2 + float(scores[n]) / 2  # half of the least float32 is one of float64 only
 
 
 def count_near(scores: Scores, theta: float, limit: int) -> int:
