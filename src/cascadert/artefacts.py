@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -50,6 +50,7 @@ class Manifest(Strict):
 
 
 M = TypeVar("M", bound=Manifest)
+S = TypeVar("S", bound=Strict)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -168,12 +169,34 @@ def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> 
     found_schema = data.get("schema") if isinstance(data, dict) else None
     if found_schema != schema:
         raise BundleError(str(path), f"has schema {found_schema!r}", f"this version reads {schema!r}: write it anew")
+    return validated(model, data, str(path))
+
+
+def validated(model: type[S], data: Any, origin: str) -> S:
+    """Validate what was read from a file; `origin` names the file.
+
+    Raises:
+        BundleError: a wrong field.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        subject = ": ".join(filter(None, (str(path), ".".join(map(str, problem["loc"])))))
+        subject = ": ".join(filter(None, (origin, ".".join(map(str, problem["loc"])))))
         raise BundleError(subject, problem["msg"].removeprefix("Value error, "), "write it anew") from error
+
+
+def read_json(folder: Path, part: Part, model: type[S]) -> S:
+    """Read a part that is JSON.
+
+    Raises:
+        BundleError: see `read_part`; or not JSON, or a wrong field.
+    """
+    content, origin = read_part(folder, part), str(folder / part.path)
+    try:
+        return validated(model, json.loads(content), origin)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(origin, f"is not valid JSON: {error}", "write it anew") from error
 
 
 @_in_its_folder

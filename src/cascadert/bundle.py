@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from cascadert._version import __version__
-from cascadert.artefacts import Manifest, Part, make_part, read_manifest, read_part, write_folder
+from cascadert.artefacts import Manifest, Part, make_part, read_json, read_manifest, read_part, write_folder
 from cascadert.graph import DType, Graph, TensorSpec
-from cascadert.spec import CascadeSpec, SelectPolicy, Strict
+from cascadert.precision import Calibrator, Int8Dialect, Numerics, StageCalibration
+from cascadert.spec import CascadeSpec, SelectPolicy, Strict, ThresholdPolicy
 
 BUNDLE_SCHEMA = "cascadert-bundle-1"
 BUNDLE_FILE = "bundle.json"
@@ -59,12 +61,28 @@ class OutputEntry(TensorEntry):
 
 
 class SelectEntry(Strict):
-    """The decision before a stage: how many blocks of `order` to refine, from their sorted `scores`."""
+    """The decision before a stage: how many blocks of `order` to refine, from their sorted `scores`.
+
+    Uncertainty shifts with precision: `thetas` has the threshold that stands for the policy's own where the stage that
+    makes the scores computes otherwise than in fp32.
+    """
 
     scores: str
     order: str
     unit: Literal["bits"] = "bits"
     policy: SelectPolicy
+    thetas: dict[Numerics, float] = Field(default_factory=dict)
+
+    @property
+    def producer(self) -> str:
+        """The stage that makes the scores."""
+        return self.scores.split(".", 1)[0]
+
+    def policy_for(self, numerics: Numerics) -> SelectPolicy:
+        """Return the policy for scores that were computed so; the policy itself where nothing was refitted."""
+        if isinstance(self.policy, ThresholdPolicy) and numerics in self.thetas:
+            return ThresholdPolicy(theta=self.thetas[numerics])
+        return self.policy
 
 
 class NetworkEntry(Strict):
@@ -108,6 +126,40 @@ class StageEntry(Strict):
     select: SelectEntry | None
     network: NetworkEntry
     memory: MemoryEntry
+    calibration: Part | None = None
+
+
+class QualityRow(Strict):
+    """What one precision costs, measured in ONNX Runtime on frames that calibration did not see.
+
+    `iou_selected` compares the refined blocks with those of fp32, micro-averaged: before θ was refitted, and after.
+    `entropy_bits` is the mean absolute change of the block scores. Values that need labels are absent without them;
+    mIoU is a share, not a percentage.
+    """
+
+    numerics: Numerics
+    label_agreement: float
+    sqnr_db: dict[str, float]
+    entropy_bits: float
+    iou_selected_before: float
+    iou_selected: float
+    mean_n: float
+    miou_fast: float | None = None
+    miou: float | None = None
+
+
+class CalibrationEntry(Strict):
+    """How a bundle was calibrated, and what came of it.
+
+    `images_sha256` is the digest of the frames, in order; `chosen` the calibrator of each stage and dialect.
+    """
+
+    source: str
+    images: int
+    images_sha256: str
+    seed: int
+    chosen: dict[str, dict[Int8Dialect, Calibrator]]
+    quality: tuple[QualityRow, ...] = ()
 
 
 class BundleManifest(Manifest):
@@ -117,10 +169,12 @@ class BundleManifest(Manifest):
     spec: CascadeSpec
     spec_folder: str
     stages: Annotated[tuple[StageEntry, ...], Field(min_length=1)]
+    calibration: CalibrationEntry | None = None
 
     def parts(self) -> tuple[Part, ...]:
-        """Return the graphs."""
-        return tuple(stage.graph for stage in self.stages)
+        """Return the graphs, and what calibration found."""
+        found = (stage.calibration for stage in self.stages if stage.calibration is not None)
+        return (*(stage.graph for stage in self.stages), *found)
 
     @model_validator(mode="after")
     def _wired(self) -> BundleManifest:
@@ -157,6 +211,15 @@ class Bundle:
         """Semantic graph of each stage, by name."""
         return {stage.name: self._graph(stage) for stage in self.manifest.stages}
 
+    @cached_property
+    def calibrations(self) -> Mapping[str, StageCalibration]:
+        """What calibration found out about each calibrated stage, by name."""
+        return {
+            stage.name: read_json(self.path, stage.calibration, StageCalibration)
+            for stage in self.manifest.stages
+            if stage.calibration is not None
+        }
+
     def _graph(self, stage: StageEntry) -> Graph:
         inputs, outputs = (tuple(entry.spec() for entry in entries) for entries in (stage.inputs, stage.outputs))
         return Graph(read_part(self.path, stage.graph), inputs, outputs)
@@ -167,13 +230,28 @@ def stage_part(name: str, graph: Graph) -> Part:
     return make_part(f"stages/{name}.onnx", graph.onnx)
 
 
-def write_bundle(path: Path, manifest: BundleManifest, graphs: Mapping[str, Graph], *, replace: bool = False) -> Bundle:
-    """Write a bundle atomically.
+def calibration_part(name: str, calibration: StageCalibration) -> Part:
+    """Describe what calibration found out about a stage as a part of a bundle."""
+    return make_part(f"calibration/{name}.json", calibration.to_json())
+
+
+def write_bundle(
+    path: Path,
+    manifest: BundleManifest,
+    graphs: Mapping[str, Graph],
+    calibrations: Mapping[str, StageCalibration] = MappingProxyType({}),
+    *,
+    replace: bool = False,
+) -> Bundle:
+    """Write a bundle atomically; `graphs` and `calibrations` by stage.
 
     Raises:
         InvalidRequest: the path exists and `replace` is false.
     """
     files = {stage.graph.path: graphs[stage.name].onnx for stage in manifest.stages}
+    for stage in manifest.stages:
+        if stage.calibration is not None:
+            files[stage.calibration.path] = calibrations[stage.name].to_json()
     write_folder(path, {**files, BUNDLE_FILE: manifest.to_json().encode()}, replace=replace)
     return Bundle(path, manifest)
 
@@ -185,5 +263,5 @@ def read_bundle(path: Path) -> Bundle:
         BundleError: see `read_manifest` and `read_part`.
     """
     bundle = Bundle(path, read_manifest(path, BUNDLE_FILE, BUNDLE_SCHEMA, BundleManifest))
-    _ = bundle.graphs  # reads and verifies every part
+    _ = bundle.graphs, bundle.calibrations  # reads and verifies every part
     return bundle

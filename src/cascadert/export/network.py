@@ -1,0 +1,87 @@
+"""The bare network inside a stage's graph: which operators it has, cutting it out, and putting another in its place.
+
+It lies between the tensors `pixels` and `logits` (`passes/network_boundary.py`; `pixels_2`, `logits_2` and so on where
+it has several), in the semantic graph and in every form it is lowered to.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from cascadert.errors import GraphError
+from cascadert.export.onnx_io import graph_from_model, model_from_graph
+from cascadert.graph import Graph
+
+_PIXELS, _LOGITS = re.compile(r"pixels(_\d+)?"), re.compile(r"logits(_\d+)?")
+
+
+def network_edges(model: ir.Model) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Return the tensors where the network begins and ends.
+
+    Raises:
+        GraphError: the graph has none.
+    """
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    pixels, logits = ([v for v in values if v.name and edge.fullmatch(v.name)] for edge in (_PIXELS, _LOGITS))
+    if not pixels or not logits:
+        raise GraphError("the graph", "has no tensors 'pixels' and 'logits'", "export the network as a stage's")
+    return pixels, logits
+
+
+def network_nodes(model: ir.Model) -> list[ir.Node]:
+    """Return the operators of the network, in the graph's order: what lies on a way from `pixels` to `logits`."""
+    pixels, logits = network_edges(model)
+    behind, before = set(pixels), set(logits)
+    for node in model.graph:  # which is in an order of execution
+        if not behind.isdisjoint(node.inputs):
+            behind.update(node.outputs)
+    for node in reversed(model.graph):
+        if not before.isdisjoint(node.outputs):
+            before.update(value for value in node.inputs if value is not None and value not in pixels)
+    return [node for node in model.graph if not (behind.isdisjoint(node.outputs) or before.isdisjoint(node.outputs))]
+
+
+def network_graph(graph: Graph) -> Graph:
+    """Return the bare network of a stage's graph as a graph of its own: `pixels` to `logits`.
+
+    Raises:
+        GraphError: the graph has none.
+    """
+    model = model_from_graph(graph)
+    pixels, logits = network_edges(model)
+    inner = ir.convenience.extract(model.graph, pixels, logits)
+    inner.name, inner.opset_imports[""] = "network", model.opset_imports[""]
+    network = ir.Model(inner, ir_version=model.ir_version)
+    return graph_from_model(network, graph.dialect)
+
+
+def with_network(graph: Graph, network: onnx.ModelProto) -> ir.Model:
+    """Put another network between `pixels` and `logits`; what it adds may use any name that the graph does not.
+
+    Raises:
+        GraphError: the graph has none, or the other network ends in other tensors.
+    """
+    outer = model_from_graph(graph)
+    removed = network_nodes(outer)
+    _, logits = network_edges(outer)
+    if {value.name for value in logits} != {output.name for output in network.graph.output}:
+        found = f"ends in {', '.join(output.name for output in network.graph.output)}"
+        raise GraphError("the network", found, "report this network")
+    proto = ir.serde.serialize_model(outer)
+    names = {node.name for node in removed}
+    kept = [node for node in proto.graph.node if node.name not in names]
+    del proto.graph.node[:]
+    proto.graph.node.extend([*kept, *network.graph.node])
+    own = {tensor.name for tensor in network.graph.initializer}
+    read = {name for node in kept for name in node.input}
+    glue = [tensor for tensor in proto.graph.initializer if tensor.name in read - own]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend([*glue, *network.graph.initializer])
+    model = ir.serde.deserialize_model(proto)
+    common.TopologicalSortPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    return model
