@@ -1,0 +1,97 @@
+"""Theta for every precision: uncertainty shifts with it, so that the old threshold would refine other blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascadert.bundle import BundleManifest, StageEntry
+from cascadert.calibration.metrics import ConfusionMatrix
+from cascadert.calibration.stage_runs import Planes, StageRunner, run_cascade
+from cascadert.calibration.thresholds import candidate_thetas, refit_for_miou, refit_theta
+from cascadert.spec import SelectPolicy, ThresholdPolicy, TopKPolicy
+
+Labels = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+Runners = Mapping[str, StageRunner]
+Refit = Literal["blocks", "miou", "none"]
+
+CANDIDATES = 9
+"""Thetas whose mIoU is measured: each costs a run of every frame."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Frames, and their labels where these are known: uint8 `[N, H, W]` each."""
+
+    frames: Sequence[Planes]
+    truths: Sequence[Labels] | None = None
+
+
+def refit_thetas(
+    manifest: BundleManifest, reference: Runners, runners: Runners, recording: Recording, goal: Refit
+) -> dict[str, float]:
+    """Return a theta for each decision by threshold, by its stage.
+
+    Decisions are refitted in their order: what a middle stage scores depends on what was refined before it.
+
+    Args:
+        manifest: how the stages are wired, with the thetas of fp32.
+        reference: the stages in fp32.
+        runners: the stages in some precision.
+        recording: what to run.
+        goal: "blocks" refines as many blocks as fp32; "miou" the fewest that keep its mIoU, for which labels are
+            needed; "none" changes nothing.
+    """
+    decided = [stage for stage in manifest.stages if stage.select is not None]
+    wanted: dict[str, SelectPolicy] = {s.name: s.select.policy for s in decided if s.select is not None}
+    policies, thetas = dict(wanted), {}
+    for stage in decided if goal != "none" else ():
+        policy = wanted[stage.name]
+        if not isinstance(policy, ThresholdPolicy):
+            continue
+        old = _scores(manifest, stage, reference, recording.frames, wanted)
+        new = _scores(manifest, stage, runners, recording.frames, policies)
+        theta = refit_theta(old, policy.theta, new)
+        if goal == "miou" and recording.truths is not None:
+            aim = _miou(manifest, reference, recording, wanted)
+            tried = {*candidate_thetas(new, CANDIDATES), theta}
+            found = {t: _miou(manifest, runners, recording, {**policies, stage.name: _at(t)}) for t in tried}
+            theta = refit_for_miou(found, aim)
+        thetas[stage.name], policies[stage.name] = theta, _at(theta)
+    return thetas
+
+
+def _at(theta: float) -> ThresholdPolicy:
+    return ThresholdPolicy(theta=theta)
+
+
+def _scores(
+    manifest: BundleManifest,
+    stage: StageEntry,
+    runners: Runners,
+    frames: Sequence[Planes],
+    policies: Mapping[str, SelectPolicy],
+) -> list[Scores]:
+    """Return the scores before one decision, float32 `[N * G]` of each frame; later stages do not run."""
+    if stage.select is None:
+        return []
+    names = [entry.name for entry in manifest.stages]
+    later = names[names.index(stage.name) :]
+    limited = {name: TopKPolicy(k=0) if name in later else policy for name, policy in policies.items()}
+    traces = (run_cascade(manifest, runners, planes, limited, {}) for planes in frames)
+    producer = stage.select.producer
+    return [trace.stages[producer].outputs["scores"] for trace in traces if producer in trace.stages]
+
+
+def _miou(
+    manifest: BundleManifest, runners: Runners, recording: Recording, policies: Mapping[str, SelectPolicy]
+) -> float:
+    matrix = ConfusionMatrix(manifest.spec.num_classes)
+    for planes, truth in zip(recording.frames, recording.truths or (), strict=True):
+        matrix.add(run_cascade(manifest, runners, planes, policies, {}).labels, truth)
+    return matrix.mean_iou()

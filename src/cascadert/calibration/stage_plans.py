@@ -1,0 +1,112 @@
+"""One stage's int8: every calibrator tried, the best by what was measured, and groups that fall back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cascadert.calibration.gate import INT8_LABEL_AGREEMENT_LIMIT, INT8_SQNR_LIMIT_DB
+from cascadert.calibration.half_range import operators_beyond_half
+from cascadert.calibration.judge import Floor, Found, StageJudge
+from cascadert.calibration.precision_parity import DIALECTS
+from cascadert.calibration.ranges import Measured
+from cascadert.calibration.sensitivity import Fallback, Group, fall_back, measure_groups
+from cascadert.export.lowering import lower
+from cascadert.export.precision import lower_to, quantized_operators
+from cascadert.graph import Graph
+from cascadert.precision import Calibrator, Int8Dialect, Numerics, QuantizationPlan, StageCalibration
+
+Say = Callable[[str], None]
+
+FLOOR = Floor(INT8_SQNR_LIMIT_DB, INT8_LABEL_AGREEMENT_LIMIT)
+"""What a stage must reach by itself, before the cascade is looked at as a whole."""
+
+STEP_DB = 3.0
+"""By how much the floor rises when the cascade as a whole is not within its limits: half the power of the noise."""
+
+
+@dataclass
+class DialectPlan:
+    """How one stage becomes int8 in one dialect, and how that was found.
+
+    `tried` has what each calibrator gives with everything quantized; `fallback` the plan that was taken.
+    """
+
+    tried: Mapping[Calibrator, Found]
+    plan: QuantizationPlan
+    fallback: Fallback
+    floor: Floor = FLOOR
+    groups: tuple[Group, ...] = field(default=())
+
+
+class StagePlanner:
+    """Finds the plans of one stage.
+
+    Args:
+        graph: its semantic graph.
+        measured: what its tensors did on calibration data.
+        judge: compares with fp32 on held-out frames.
+        say: called with what is being done.
+    """
+
+    def __init__(self, graph: Graph, measured: Measured, judge: StageJudge, say: Say) -> None:
+        self._graph, self._measured, self._judge, self._say = graph, measured, judge, say
+        lowered = lower(graph, "tensorrt")
+        self.fp16_keep = operators_beyond_half(lowered, measured.peaks)
+        self.plans: dict[Int8Dialect, DialectPlan] = {}
+
+    def choose(self, dialect: Int8Dialect, calibrators: Sequence[Calibrator]) -> None:
+        """Try the calibrators, take the one that keeps most labels, and let groups fall back where that is too few."""
+        plans = {name: self._plan(name, dialect) for name in calibrators}
+        tried = {}
+        for name, plan in plans.items():
+            self._say(f"{self._judge.name}: {dialect}, {name}")
+            tried[name] = self.judge(dialect, plan)
+        best = max(tried, key=lambda name: (tried[name].agreement, tried[name].sqnr_db))
+        self.plans[dialect] = DialectPlan(tried, plans[best], Fallback(plans[best], tried[best]))
+        if not FLOOR.holds(tried[best]):
+            self._fall_back(dialect)
+
+    def tighten(self, dialect: Int8Dialect) -> bool:
+        """Ask for more, because the cascade needs it; false if nothing is left to give up."""
+        found = self.plans[dialect]
+        if found.fallback.exhausted or not self._operators(dialect, found.plan):
+            return False
+        better, floor = found.fallback.found, found.floor
+        found.floor = Floor(
+            max(floor.sqnr_db, better.sqnr_db) + STEP_DB,
+            1 - (1 - max(floor.agreement, better.agreement)) / 2,
+            min(floor.entropy_bits, better.entropy_bits or floor.entropy_bits) / 2,
+        )
+        self._fall_back(dialect)
+        return True
+
+    def calibration(self) -> StageCalibration:
+        """Return what was found, as it is stored."""
+        plans = {dialect: found.fallback.plan for dialect, found in self.plans.items()}
+        return StageCalibration(peaks=self._measured.peaks, fp16_keep=self.fp16_keep, int8=plans)
+
+    def judge(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Found:
+        """Run the stage with a plan on the held-out frames."""
+        numerics: Numerics = "int8-cpu" if dialect == "cpu" else "int8-tensorrt"
+        calibration = StageCalibration(peaks={}, int8={dialect: plan})
+        return self._judge.judge(lower_to(self._graph, DIALECTS[numerics], numerics, calibration))
+
+    def _plan(self, calibrator: Calibrator, dialect: Int8Dialect) -> QuantizationPlan:
+        return QuantizationPlan(calibrator=calibrator, ranges=self._measured.ranges(calibrator, dialect))
+
+    def _operators(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Mapping[str, str]:
+        return quantized_operators(self._graph, dialect, plan)
+
+    def _fall_back(self, dialect: Int8Dialect) -> None:
+        found = self.plans[dialect]
+
+        def judge(plan: QuantizationPlan) -> Found:
+            return self.judge(dialect, plan)
+
+        def progress(done: int, groups: int) -> None:
+            self._say(f"{self._judge.name}: {dialect}, sensitivity of group {done} of {groups}")
+
+        if not found.groups:
+            found.groups = measure_groups(found.plan, self._operators(dialect, found.plan), judge, progress)
+        found.fallback = fall_back(found.plan, found.groups, judge, found.floor)
