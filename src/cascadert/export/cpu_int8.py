@@ -11,11 +11,13 @@ import onnx
 
 from cascadert.errors import import_extra
 from cascadert.export.network import network_graph
+from cascadert.export.onnx_io import model_from_graph
+from cascadert.export.placement import head_of
 from cascadert.graph import Graph
 from cascadert.precision import Range
 
 # What has int8 kernels in ONNX Runtime and takes part in a chain of them, so that values stay int8 between operators.
-OPERATORS = ("Conv", "Add", "Concat", "MaxPool", "LeakyRelu", "Resize", "AveragePool", "Mul")
+OPERATORS = ("Conv", "Add", "Concat", "MaxPool", "LeakyRelu", "Resize", "AveragePool")
 
 
 def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -36,12 +38,14 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    model = onnx.load_model_from_string(network_graph(graph).onnx)
+    network = network_graph(graph)
+    model = onnx.load_model_from_string(network.onnx)
+    head = {str(node.outputs[0].name) for node in head_of(model_from_graph(network))}
     measured = {
         name: TensorData(lowest=np.asarray(low, np.float32), highest=np.asarray(high, np.float32))
         for name, (low, high) in ranges.items()
     }
-    chosen = [node.name for node in model.graph.node if _is_chosen(node, measured, keep)]
+    chosen = [node.name for node in model.graph.node if _is_chosen(node, measured, head.union(keep))]
     if not chosen:
         return model
     with _quiet():
@@ -63,8 +67,8 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
 
 
 def _is_chosen(node: onnx.NodeProto, measured: Collection[str], keep: Collection[str]) -> bool:
-    constants_or_measured = node.output[0] in measured and any(name in measured for name in node.input)
-    return node.op_type in OPERATORS and node.output[0] not in keep and constants_or_measured
+    known = node.output[0] in measured and any(name in measured for name in node.input)
+    return node.op_type in OPERATORS and node.output[0] not in keep and known
 
 
 @contextlib.contextmanager
