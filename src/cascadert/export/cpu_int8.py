@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from cascadert.errors import import_extra
-from cascadert.export.network import network_graph
+from cascadert.export.network import network_graph, network_nodes
 from cascadert.export.onnx_io import model_from_graph
 from cascadert.export.placement import head_of
 from cascadert.graph import Graph
@@ -40,14 +41,13 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
 
     network = network_graph(graph)
     model = onnx.load_model_from_string(network.onnx)
-    head = {str(node.outputs[0].name) for node in head_of(model_from_graph(network))}
+    chosen = [str(node.name) for node in operators_for_cpu(model_from_graph(network), ranges, keep)]
+    if not chosen:
+        return model
     measured = {
         name: TensorData(lowest=np.asarray(low, np.float32), highest=np.asarray(high, np.float32))
         for name, (low, high) in ranges.items()
     }
-    chosen = [node.name for node in model.graph.node if _is_chosen(node, measured, head.union(keep))]
-    if not chosen:
-        return model
     with _quiet():
         quantizer = QDQQuantizer(
             model,
@@ -66,9 +66,21 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
     return quantized
 
 
-def _is_chosen(node: onnx.NodeProto, measured: Collection[str], keep: Collection[str]) -> bool:
-    known = node.output[0] in measured and any(name in measured for name in node.input)
-    return node.op_type in OPERATORS and node.output[0] not in keep and known
+def operators_for_cpu(model: ir.Model, ranges: Collection[str], keep: Collection[str] = ()) -> list[ir.Node]:
+    """Return the operators of a network that compute in int8: those with kernels for it, whose tensors were measured.
+
+    What they read and make is int8 for their neighbours, too.
+    """
+    head = head_of(model)
+    return [
+        node
+        for node in network_nodes(model)
+        if node.op_type in OPERATORS
+        and node not in head
+        and node.outputs[0].name not in keep
+        and node.outputs[0].name in ranges
+        and any(value is not None and value.name in ranges for value in node.inputs)
+    ]
 
 
 @contextlib.contextmanager

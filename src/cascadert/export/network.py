@@ -33,16 +33,25 @@ def network_edges(model: ir.Model) -> tuple[list[ir.Value], list[ir.Value]]:
 
 
 def network_nodes(model: ir.Model) -> list[ir.Node]:
-    """Return the operators of the network, in the graph's order: what lies on a way from `pixels` to `logits`."""
+    """Return the operators of the network, in the graph's order.
+
+    Those are all that lie on a way from `pixels` to `logits`, and what prepares their weights.
+    """
     pixels, logits = network_edges(model)
-    behind, before = set(pixels), set(logits)
+    given, behind, before = set(model.graph.inputs), set(pixels), set(logits)
     for node in model.graph:  # which is in an order of execution
-        if not behind.isdisjoint(node.inputs):
-            behind.update(node.outputs)
+        for reached in (given, behind):
+            if not reached.isdisjoint(node.inputs):
+                reached.update(node.outputs)
     for node in reversed(model.graph):
         if not before.isdisjoint(node.outputs):
             before.update(value for value in node.inputs if value is not None and value not in pixels)
-    return [node for node in model.graph if not (behind.isdisjoint(node.outputs) or before.isdisjoint(node.outputs))]
+    return [
+        node
+        for node in model.graph
+        if not before.isdisjoint(node.outputs)
+        and (given.isdisjoint(node.outputs) or not behind.isdisjoint(node.outputs))
+    ]
 
 
 def network_graph(graph: Graph) -> Graph:

@@ -5,22 +5,28 @@ The bare network is converted; the glue around it, and with it entropy, scores, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import onnx_ir as ir
+
 from cascadert.errors import GraphError
-from cascadert.export.cpu_int8 import quantized_for_cpu
+from cascadert.export.cpu_int8 import operators_for_cpu, quantized_for_cpu
 from cascadert.export.lowering import finish_passes, lower, run_passes
 from cascadert.export.network import network_nodes, with_network
 from cascadert.export.onnx_io import graph_from_model, model_from_graph
+from cascadert.export.opset import to_opset
 from cascadert.export.passes.base import name_scopes
 from cascadert.export.passes.half import NetworkToFloat16
 from cascadert.export.passes.half_rounding import RoundNetworkToFloat16
 from cascadert.export.passes.quantize import QuantizeForTensorRT
+from cascadert.export.placement import place
 from cascadert.graph import Dialect, Graph
 from cascadert.precision import Int8Dialect, Numerics, QuantizationPlan, StageCalibration
 
 Rest = Literal["fp32", "fp16"]
+
+_HALF_SCALES = 19  # the first opset whose QuantizeLinear takes float16
 
 
 def lower_to(
@@ -50,7 +56,7 @@ def lower_to(
         return _in_half(lowered, keep)
     if numerics != "fp32":
         quantized = _quantized(lowered, "cpu" if numerics == "int8-cpu" else "tensorrt", calibration)
-        return _in_half(quantized, keep) if rest == "fp16" else quantized
+        return _in_half(to_opset(quantized, _HALF_SCALES), keep) if rest == "fp16" else quantized
     return lowered
 
 
@@ -82,16 +88,12 @@ def quantized_operators(graph: Graph, int8: Int8Dialect, plan: QuantizationPlan)
         int8: for which hardware.
         plan: its ranges and exceptions.
     """
-    calibration = StageCalibration(peaks={}, int8={int8: plan})
-    dialect: Dialect = "onnxruntime" if int8 == "cpu" else "tensorrt"
-    model = model_from_graph(lower_to(graph, dialect, "int8-cpu" if int8 == "cpu" else "int8-tensorrt", calibration))
-    found = {}
-    for node in network_nodes(model):
-        restored = [value for value in node.inputs if value is not None and value.producer() is not None]
-        if node.op_type != "QuantizeLinear" and any(v.producer().op_type == "DequantizeLinear" for v in restored):  # type: ignore[union-attr]
-            scopes = name_scopes(node)
-            found[str(node.outputs[0].name)] = scopes[-1] if scopes else ""
-    return found
+    if int8 == "cpu":
+        model = model_from_graph(lower(graph, "onnxruntime"))
+        nodes: Iterable[ir.Node] = operators_for_cpu(model, plan.ranges, plan.keep)
+    else:
+        nodes = place(model_from_graph(lower(graph, "tensorrt")), plan.ranges, plan.keep).readers
+    return {str(node.outputs[0].name): (name_scopes(node) or [""])[-1] for node in nodes}
 
 
 def float32_operators(graph: Graph, calibration: StageCalibration | None = None) -> tuple[str, ...]:

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_simulation import PRIORITIES, Block, SimulatedEvent, SimulatedGpu, SimulatedStream
+from gpu_simulation import (
+    MEMORY_BYTES,
+    MULTIPROCESSORS,
+    PRIORITIES,
+    Block,
+    SimulatedEvent,
+    SimulatedGpu,
+    SimulatedStream,
+)
 
 GPU = SimulatedGpu()
 INTEGRATED = False
@@ -26,6 +34,7 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGpu, integrated: bool
     core.utils = ModuleType("cuda.core.utils")
     core.utils.StridedMemoryView = StridedMemoryView
     bindings.cuCtxGetStreamPriorityRange = cuCtxGetStreamPriorityRange
+    bindings.cuDeviceTotalMem = cuDeviceTotalMem
     monkeypatch.setitem(sys.modules, "cuda.core", core)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", bindings)
     monkeypatch.setattr("cascadert.runtime.devices.cuda_probe.count_gpus", lambda: 2)
@@ -34,6 +43,11 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGpu, integrated: bool
 def cuCtxGetStreamPriorityRange() -> tuple[int, int, int]:  # noqa: N802
     GPU.check()
     return 0, *PRIORITIES
+
+
+def cuDeviceTotalMem(dev: int) -> tuple[int, int]:  # noqa: N802
+    assert dev in (0, 1)
+    return 0, MEMORY_BYTES
 
 
 @dataclass
@@ -152,6 +166,10 @@ class _Properties:
     @property
     def integrated(self) -> bool:
         return INTEGRATED
+
+    @property
+    def multiprocessor_count(self) -> int:
+        return MULTIPROCESSORS
 
 
 class Device:

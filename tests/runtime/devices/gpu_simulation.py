@@ -18,6 +18,8 @@ import numpy as np
 
 PRIORITIES = (0, -3)
 """Least and most urgent."""
+MULTIPROCESSORS = 28
+MEMORY_BYTES = 12 << 30
 ALIGNMENT = 256
 _ALIAS = 1 << 52
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_simulation import Block, SimulatedEvent, SimulatedGpu, SimulatedStream
+from gpu_simulation import MEMORY_BYTES, MULTIPROCESSORS, Block, SimulatedEvent, SimulatedGpu, SimulatedStream
 
 GPU = SimulatedGpu()
 INTEGRATED = False
@@ -23,7 +23,7 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGpu, integrated: bool
     driver = ModuleType("pycuda.driver")
     for item in DRIVER:
         setattr(driver, item.__name__, item)
-    driver.device_attribute = SimpleNamespace(INTEGRATED="integrated")
+    driver.device_attribute = SimpleNamespace(INTEGRATED="integrated", MULTIPROCESSOR_COUNT="multiprocessors")
     driver.event_flags = SimpleNamespace(BLOCKING_SYNC=1)
     driver.host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
@@ -59,8 +59,10 @@ class Device:
         return "Simulated GPU"
 
     def get_attribute(self, attribute: str) -> int:
-        assert attribute == "integrated"
-        return int(INTEGRATED)
+        return {"integrated": int(INTEGRATED), "multiprocessors": MULTIPROCESSORS}[attribute]
+
+    def total_memory(self) -> int:
+        return MEMORY_BYTES
 
     def retain_primary_context(self) -> Context:
         return Context()

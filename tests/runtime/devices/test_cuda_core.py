@@ -10,7 +10,7 @@ import cuda_core_double as double
 import pytest
 from cuda_kits import HOLD, fail, foreign_to, needs_gpu, simulated_kit
 from device_contract import DeviceContract, Kit
-from gpu_simulation import PRIORITIES, SimulatedGpu
+from gpu_simulation import MEMORY_BYTES, MULTIPROCESSORS, PRIORITIES, SimulatedGpu
 
 from cascadert.device import Buffer
 from cascadert.errors import InvalidRequest, MissingExtra
@@ -63,6 +63,7 @@ def test_an_integrated_gpu_is_unified(monkeypatch: pytest.MonkeyPatch, integrate
     double.install(monkeypatch, gpu := SimulatedGpu(), integrated)
     device = CudaCoreDevice(1)
     assert (device.unified, device.ordinal, device.name) == (integrated, 1, "Simulated GPU")
+    assert (device.multiprocessors, device.memory_bytes) == (MULTIPROCESSORS, MEMORY_BYTES)
     pinned = device.allocate_pinned((4,), "uint8")
     assert pinned.address == pinned.host.ctypes.data
     gpu.end()
@@ -109,11 +110,11 @@ def test_the_double_has_only_what_cuda_core_has(kind: type) -> None:
 def test_what_else_the_device_uses_is_in_cuda_core() -> None:
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed (extra cuda)")
     driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed (extra cuda)")
-    assert callable(driver.cuCtxGetStreamPriorityRange)
+    assert callable(driver.cuCtxGetStreamPriorityRange) and callable(driver.cuDeviceTotalMem)
     assert {"ptr", "shape", "strides", "dtype"} <= set(dir(core.utils.StridedMemoryView))
     assert core.StreamOptions(nonblocking=True, priority=-1).priority == -1
     assert core.EventOptions(timing_enabled=True, blocking_sync=True).blocking_sync
-    assert "integrated" in dir(core._device.DeviceProperties)
+    assert {"integrated", "multiprocessor_count"} <= set(dir(core._device.DeviceProperties))
     assert all(hasattr(core, name) for name in ("ObjectCode", "LaunchConfig", "launch"))
     assert callable(core.ObjectCode.from_ptx) and callable(core.ObjectCode.get_kernel) and core.Stream.from_handle
 

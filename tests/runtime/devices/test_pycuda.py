@@ -8,7 +8,7 @@ import pycuda_double as double
 import pytest
 from cuda_kits import HOLD, Array, fail, foreign_to, needs_gpu, simulated_kit
 from device_contract import DeviceContract, Kit
-from gpu_simulation import SimulatedGpu
+from gpu_simulation import MEMORY_BYTES, MULTIPROCESSORS, SimulatedGpu
 
 from cascadert.device import Buffer
 from cascadert.runtime.devices.cuda_stream import CudaStream
@@ -50,7 +50,12 @@ class TestReal(DeviceContract):
 def test_an_integrated_gpu_is_unified(monkeypatch: pytest.MonkeyPatch) -> None:
     for integrated in (True, False):
         double.install(monkeypatch, gpu := SimulatedGpu(), integrated)
-        assert PyCudaDevice(1).unified == integrated
+        device = PyCudaDevice(1)
+        assert (device.unified, device.multiprocessors, device.memory_bytes) == (
+            integrated,
+            MULTIPROCESSORS,
+            MEMORY_BYTES,
+        )
         gpu.end()
 
 

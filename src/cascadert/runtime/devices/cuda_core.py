@@ -106,6 +106,20 @@ class CudaCoreDriver:
         major, minor = self._device.compute_capability
         return f"{major}.{minor}"
 
+    @property
+    def multiprocessors(self) -> int:
+        """How many streaming multiprocessors it has."""
+        return int(self._device.properties.multiprocessor_count)
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory."""
+        driver = import_extra("cuda.bindings.driver", "cuda", _PURPOSE)
+        status, nbytes = driver.cuDeviceTotalMem(self._device.device_id)
+        if int(status):
+            raise RuntimeError(f"cuDeviceTotalMem: {status}")
+        return int(nbytes)
+
     @contextmanager
     def current(self) -> Iterator[None]:
         """Make the primary context current in the calling thread; it stays so."""

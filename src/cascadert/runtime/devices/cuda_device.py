@@ -45,6 +45,16 @@ class CudaDevice:
         """What engines are built for, as in "8.6"."""
         return self._driver.compute_capability
 
+    @property
+    def multiprocessors(self) -> int:
+        """How many streaming multiprocessors it has, in its present power mode."""
+        return self._driver.multiprocessors
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory, used or not."""
+        return self._driver.memory_bytes
+
     def current(self) -> AbstractContextManager[None]:
         """Make the primary context current in the calling thread, for libraries that use it by themselves."""
         return self._driver.current()

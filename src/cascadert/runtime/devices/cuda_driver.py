@@ -113,6 +113,16 @@ class CudaDriver(Protocol):
         """As in "8.6"."""
         ...
 
+    @property
+    def multiprocessors(self) -> int:
+        """How many streaming multiprocessors it has, in its present power mode."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory, used or not."""
+        ...
+
     def current(self) -> AbstractContextManager[None]:
         """Make the primary context current in the calling thread."""
         ...

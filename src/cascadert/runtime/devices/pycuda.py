@@ -93,6 +93,16 @@ class PyCudaDriver:
         major, minor = self._device.compute_capability()
         return f"{major}.{minor}"
 
+    @property
+    def multiprocessors(self) -> int:
+        """How many streaming multiprocessors it has."""
+        return int(self._device.get_attribute(self.cuda.device_attribute.MULTIPROCESSOR_COUNT))
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory."""
+        return int(self._device.total_memory())
+
     @contextmanager
     def current(self) -> Iterator[None]:
         """Push the primary context and pop it again: PyCUDA aborts the process if a thread ends with one pushed."""
