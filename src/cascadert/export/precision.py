@@ -40,11 +40,11 @@ def lower_to(
 
     Args:
         graph: a graph of the dialect "semantic".
-        dialect: "tensorrt" or "onnxruntime". Every form runs in ONNX Runtime; "fp16" for "onnxruntime" is float32
+        dialect: "tensorrt" or "onnxruntime"; both run in ONNX Runtime. "fp16" for "onnxruntime" is float32
             arithmetic that rounds like float16, since there are no kernels for it on a CPU.
         numerics: see `Numerics`.
         calibration: what was measured for the stage; int8 cannot do without.
-        rest: what the part of an int8 network computes in that is not quantized.
+        rest: what the part of an int8 network computes in that is not quantized; ONNX Runtime may refuse "fp16".
 
     Raises:
         GraphError: int8 without a calibration for it, or a graph that was lowered already.

@@ -4,6 +4,6 @@
 `resize_by_scales` and `resize_scales` turn what PyTorch exports into operators that every backend has.
 `uint8_boundary`, `large_pool`, `matrix_convolution` and `tensorrt_ops` make and check the form that TensorRT takes;
 `gather_first` and `channel_reductions` make the form that ONNX Runtime runs fastest. `clean_up` folds constants and
-drops dead code, `node_names` names nodes after their module, `base` holds what all share; `export_graph` and `lower`
-put them in order.
+drops dead code, `node_names` names nodes after their module, `older_opset` is for older parsers, `base` holds what all
+share; `export_graph` and `lower` put them in order.
 """

@@ -21,7 +21,7 @@ LARGEST_KERNEL_AREA = 99_856
 
 
 def is_large(node: ir.Node) -> bool:
-    """Whether an AveragePool's kernel is beyond TensorRT."""
+    """Whether a pooling's kernel is beyond TensorRT."""
     area = 1
     for length in integers(node, "kernel_shape", ()):
         area *= length

@@ -24,19 +24,20 @@ def _is_uint8(value: ir.Value | None) -> bool:
     return value is not None and value.dtype == _UINT8
 
 
+def handles_inner_uint8(node: ir.Node) -> bool:
+    """Whether a node handles uint8 otherwise than in a Cast to float from an input or a Cast to an output."""
+    reads = [value for value in node.inputs if _is_uint8(value)]
+    writes = [value for value in node.outputs if _is_uint8(value)]
+    boundary = node.op_type == "Cast" and (
+        (all(value is not None and value.is_graph_input() for value in reads) and not writes)
+        or (not reads and all(value.is_graph_output() and not value.uses() for value in writes))
+    )
+    return bool(reads or writes) and not boundary
+
+
 def inner_uint8(model: ir.Model) -> list[ir.Node]:
-    """List nodes that handle uint8 elsewhere than in a Cast to float from an input or a Cast to an output."""
-    found = []
-    for node in model.graph.all_nodes():
-        reads = [value for value in node.inputs if _is_uint8(value)]
-        writes = [value for value in node.outputs if _is_uint8(value)]
-        boundary = node.op_type == "Cast" and (
-            (all(value is not None and value.is_graph_input() for value in reads) and not writes)
-            or (not reads and all(value.is_graph_output() and not value.uses() for value in writes))
-        )
-        if (reads or writes) and not boundary:
-            found.append(node)
-    return found
+    """List the nodes that do."""
+    return [node for node in model.graph.all_nodes() if handles_inner_uint8(node)]
 
 
 class Uint8AtBoundary(GraphPass):
