@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascadert.calibration.metrics import ConfusionMatrix, block_oracle, error_map, pixel_oracle
+from cascadert.calibration.metrics import ConfusionMatrix, PAvPU, block_oracle, error_map, pixel_oracle, sqnr_db
 from cascadert.errors import InvalidRequest
 from cascadert.geometry import Grid
 
@@ -132,3 +132,67 @@ def test_oracles_leave_their_inputs_alone() -> None:
     block_oracle(fast, FOUR_ACCURATE, FOUR_TRUTH, GRID)
     pixel_oracle(fast, FOUR_ACCURATE, FOUR_TRUTH)
     assert np.array_equal(fast, FOUR_FAST)
+
+
+def test_sqnr_by_hand() -> None:
+    reference = np.array([3.0, 4.0], np.float32)
+    assert sqnr_db(reference, reference + np.float32(0.5)) == pytest.approx(10 * math.log10(25 / 0.5))
+    assert sqnr_db(reference, reference) == math.inf
+    assert sqnr_db(np.zeros(2), np.ones(2)) == -math.inf
+    with pytest.raises(InvalidRequest, match=r"^signals: have different shapes, \[2\] against \[3\]; compare the same"):
+        sqnr_db(reference, np.zeros(3))
+
+
+def test_sqnr_of_8_bits_is_what_theory_says() -> None:
+    """Uniform noise of a step squared over 12 on a uniform signal: 6.02 dB a bit."""
+    signal = np.random.default_rng(0).uniform(-1, 1, 100_000).astype(np.float32)
+    assert sqnr_db(signal, np.round(signal * 128) / 128) == pytest.approx(20 * math.log10(2**8), abs=0.1)
+
+
+def test_sqnr_of_half_precision_does_not_overflow() -> None:
+    reference = np.full(1000, 60000, np.float16)
+    assert sqnr_db(reference, np.full(1000, 59968, np.float16)) == pytest.approx(20 * math.log10(60000 / 32), abs=0.01)
+
+
+def test_pavpu_by_hand() -> None:
+    truth, prediction = np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8)
+    uncertainty = np.full((4, 6), 0.1)
+    prediction[:2, 2:4] = [[1, 1], [0, 0]]  # half right is not accurate
+    prediction[:2, 4:], uncertainty[:2, 4:] = 1, 0.9  # wrong, and known to be
+    uncertainty[2:, :2] = 0.5  # not below the threshold
+    truth[2:, 2:4] = 255  # nothing to be right about
+    truth[2:, 4:], prediction[2:, 4:] = [[255, 255], [0, 0]], [[9, 9], [0, 1]]
+    uncertainty[2:, 4:] = [[9, 9], [0.1, 0.1]]  # what has no label does not count
+    metric = PAvPU(threshold=0.5, window=2)
+    metric.add(prediction, truth, uncertainty)
+    found = (metric.accurate_certain, metric.accurate_uncertain, metric.inaccurate_certain, metric.inaccurate_uncertain)
+    assert found == (1, 1, 2, 1)
+    assert metric.windows == 5
+    assert metric.value() == 2 / 5
+
+
+def test_pavpu_cuts_windows_at_the_edge_and_adds_frames_up() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.choice([0, 1, 255], (3, 7, 10)).astype(np.uint8)
+    prediction, uncertainty = rng.integers(0, 2, truth.shape, dtype=np.uint8), rng.random(truth.shape)
+    at_once, one_by_one, good = PAvPU(0.5), PAvPU(0.5), 0
+    at_once.add(prediction, truth, uncertainty)
+    for frame in zip(prediction, truth, uncertainty, strict=True):
+        one_by_one.add(*frame)
+        for top, left in [(top, left) for top in (0, 4) for left in (0, 4, 8)]:
+            said, true, doubt = (part[top : top + 4, left : left + 4] for part in frame)
+            valid = true != 255
+            good += (np.mean(said[valid] == true[valid]) > 0.5) == (doubt[valid].mean() < 0.5)
+    assert at_once == one_by_one
+    assert at_once.windows == 18
+    assert at_once.value() == pytest.approx(good / 18)
+
+
+def test_pavpu_of_nothing_is_no_number() -> None:
+    metric = PAvPU(0.5)
+    metric.add(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), np.zeros((4, 4)))
+    assert math.isnan(metric.value())
+    with pytest.raises(
+        InvalidRequest, match=r"^prediction, truth and uncertainty: have different shapes, \[4, 4\], \["
+    ):
+        metric.add(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((5, 4)))

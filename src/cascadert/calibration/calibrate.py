@@ -23,10 +23,11 @@ from cascadert.bundle import (
     calibration_part,
     write_bundle,
 )
+from cascadert.calibration.gate import ENTROPY_LIMIT_BITS, SELECTION_IOU_LIMIT
 from cascadert.calibration.judge import StageJudge
 from cascadert.calibration.precision_parity import DIALECTS, PrecisionOptions, compare_precisions
 from cascadert.calibration.precision_report import PrecisionReport, PrecisionRow
-from cascadert.calibration.ranges import measure_ranges
+from cascadert.calibration.ranges import Measured, measure_ranges
 from cascadert.calibration.refit import Recording, Refit, refit_thetas
 from cascadert.calibration.samples import SampleOptions, collect
 from cascadert.calibration.stage_plans import DialectPlan, Say, StagePlanner
@@ -69,9 +70,10 @@ class CalibrateOptions:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The new bundle, how the int8 of each stage was found, and the comparison on the held-out frames."""
+    """The new bundle, what was measured, how each stage became int8, and the comparison on held-out frames."""
 
     bundle: Bundle
+    measured: Mapping[str, Measured]
     plans: Mapping[str, Mapping[Int8Dialect, DialectPlan]]
     fp16_keep: Mapping[str, Mapping[str, str]]
     report: PrecisionReport
@@ -168,8 +170,14 @@ class _Run:
         if entry is not None:
             entry = entry.model_copy(update={"quality": tuple(map(_quality, report.rows))})
         written = self._write(output, manifest.model_copy(update={"calibration": entry}), self._options.replace)
-        plans = {name: planner.plans for name, planner in self._planners.items()}
-        return Calibrated(written, plans, {name: p.fp16_keep for name, p in self._planners.items()}, report)
+        found = self._planners.items()
+        return Calibrated(
+            bundle=written,
+            measured={name: planner.measured for name, planner in found},
+            plans={name: planner.plans for name, planner in found},
+            fp16_keep={name: planner.fp16_keep for name, planner in found},
+            report=report,
+        )
 
     def _within_limits(self, dialect: Int8Dialect, numerics: Numerics) -> dict[str, float]:
         """Give up int8 until the cascade is within its limits; returns the thetas."""
@@ -179,7 +187,8 @@ class _Run:
             report = self._compare(self._manifest({numerics: thetas}), (numerics,))
             if all(check.passed for check in report.checks):
                 return thetas
-            tightened = [planner.tighten(dialect) for planner in self._planners.values()]
+            blamed = at_fault(report.row(numerics), self._bundle.manifest)
+            tightened = [self._planners[name].tighten(dialect) for name in blamed]
             if not any(tightened):
                 return thetas
         return self._thetas(numerics)
@@ -232,6 +241,17 @@ class _Run:
             chosen=chosen,
         )
         return manifest.model_copy(update={"created_by": CREATED_BY, "stages": tuple(stages), "calibration": entry})
+
+
+def at_fault(row: PrecisionRow, manifest: BundleManifest) -> list[str]:
+    """Name the stages that should be given less int8, when a row is not within its limits.
+
+    Where other blocks are refined than in fp32, those whose scores decide; otherwise all.
+    """
+    other_blocks = any(agreement.iou < SELECTION_IOU_LIMIT for agreement in row.after.values())
+    if other_blocks or row.entropy_bits > ENTROPY_LIMIT_BITS:
+        return list(dict.fromkeys(s.select.producer for s in manifest.stages if s.select is not None))
+    return [stage.name for stage in manifest.stages]
 
 
 def _quality(row: PrecisionRow) -> QualityRow:

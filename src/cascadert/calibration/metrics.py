@@ -1,8 +1,10 @@
-"""Segmentation metrics, and the oracles of paper 000: the best that choosing between two networks could do."""
+"""Metrics of labels and logits, and the oracles of paper 000: the best that choosing between two networks could do."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,3 +87,77 @@ def block_oracle(fast: Labels, accurate: Labels, truth: Labels, grid: Grid) -> L
         if wrong_accurate < wrong_fast:
             best[window] = accurate[window]
     return best
+
+
+def sqnr_db(reference: NDArray[np.floating[Any]], noisy: NDArray[np.floating[Any]]) -> float:
+    """Signal to quantization noise, 10 log10(Σ reference² / Σ error²), in decibels; infinite where nothing differs.
+
+    Raises:
+        InvalidRequest: shapes that differ.
+    """
+    if reference.shape != noisy.shape:
+        found = f"have different shapes, {list(reference.shape)} against {list(noisy.shape)}"
+        raise InvalidRequest("signals", found, "compare the same tensor")
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(np.subtract(reference, noisy, dtype=np.float64)).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+@dataclass
+class PAvPU:
+    """Patch accuracy versus patch uncertainty (systems.md, section 3, eq. 10): is the network sure where it is right?
+
+    Windows of `window` x `window` pixels, cut off at the right and lower edge of the frame. A window is accurate if
+    more than half of its pixels are right, and certain if their mean uncertainty is below `threshold`. Pixels labelled
+    255 are left out, windows of nothing else do not count.
+    """
+
+    threshold: float
+    window: int = 4
+    accurate_certain: int = field(init=False, default=0)
+    accurate_uncertain: int = field(init=False, default=0)
+    inaccurate_certain: int = field(init=False, default=0)
+    inaccurate_uncertain: int = field(init=False, default=0)
+
+    def add(self, prediction: Labels, truth: Labels, uncertainty: NDArray[np.floating[Any]]) -> None:
+        """Add one or more frames `[..., H, W]`: two of uint8 labels, one of uncertainty in the threshold's unit.
+
+        Raises:
+            InvalidRequest: shapes that differ.
+        """
+        shapes = {prediction.shape, truth.shape, uncertainty.shape}
+        if len(shapes) > 1:
+            found = f"have different shapes, {', '.join(str(list(shape)) for shape in sorted(shapes))}"
+            raise InvalidRequest("prediction, truth and uncertainty", found, "fit them to the same size")
+        valid = truth != IGNORE_LABEL
+        pixels = self._sums(valid)
+        right = self._sums(valid & (prediction == truth))
+        doubt = self._sums(np.where(valid, uncertainty, 0))
+        counts, right, doubt = pixels[pixels > 0], right[pixels > 0], doubt[pixels > 0]
+        accurate, certain = right / counts > 0.5, doubt / counts < self.threshold
+        self.accurate_certain += int(np.count_nonzero(accurate & certain))
+        self.accurate_uncertain += int(np.count_nonzero(accurate & ~certain))
+        self.inaccurate_certain += int(np.count_nonzero(~accurate & certain))
+        self.inaccurate_uncertain += int(np.count_nonzero(~accurate & ~certain))
+
+    @property
+    def windows(self) -> int:
+        """How many windows count."""
+        return self.accurate_certain + self.accurate_uncertain + self.inaccurate_certain + self.inaccurate_uncertain
+
+    def value(self) -> float:
+        """Share of windows that are accurate and certain, or inaccurate and uncertain; NaN without any window."""
+        good = self.accurate_certain + self.inaccurate_uncertain
+        return good / self.windows if self.windows else math.nan
+
+    def _sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Sum over each window."""
+        height, width = values.shape[-2:]
+        pad = [(0, 0)] * (values.ndim - 2) + [(0, -height % self.window), (0, -width % self.window)]
+        padded = np.pad(values.astype(np.float64), pad)
+        rows, columns = (size // self.window for size in padded.shape[-2:])
+        tiled = padded.reshape(-1, rows, self.window, columns, self.window)
+        sums: NDArray[np.float64] = tiled.sum(axis=(2, 4))
+        return sums

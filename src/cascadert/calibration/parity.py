@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,14 +129,15 @@ def check_parity(
     serial = RuntimeOptions(mode="serial", threads=options.threads)
     executables = load_executables(graphs, place(bundle.manifest, serial, sorted(os.sched_getaffinity(0))))
     with Pipeline(bundle.manifest, executables, HostDevice(), serial) as pipeline:
-        for count, planes in enumerate(_streets(spec, options.frames) if frames is None else frames, start=1):
+        for count, planes in enumerate(generated_streets(spec, options.frames) if frames is None else frames, start=1):
             _compare_frame(planes, bundle, modules, executables, pipeline, collected)
             if progress:
                 progress(count)
     return collected.report(count, spec)
 
 
-def _streets(spec: CascadeSpec, count: int) -> Iterable[Planes]:
+def generated_streets(spec: CascadeSpec, count: int) -> Iterator[Planes]:
+    """Generate frames of a cascade's size and format: planes of the port `frame`."""
     frame = spec.frame
     options = SceneOptions(height=max(frame.height, 64), width=max(frame.width, 64))
     for index in range(count):

@@ -35,7 +35,7 @@ class DialectPlan:
     tried: Mapping[Calibrator, Found]
     plan: QuantizationPlan
     fallback: Fallback
-    floor: Floor = FLOOR
+    floor: Floor
     groups: tuple[Group, ...] = field(default=())
 
 
@@ -50,7 +50,7 @@ class StagePlanner:
     """
 
     def __init__(self, graph: Graph, measured: Measured, judge: StageJudge, say: Say) -> None:
-        self._graph, self._measured, self._judge, self._say = graph, measured, judge, say
+        self._graph, self.measured, self._judge, self._say = graph, measured, judge, say
         lowered = lower(graph, "tensorrt")
         self.fp16_keep = operators_beyond_half(lowered, measured.peaks)
         self.plans: dict[Int8Dialect, DialectPlan] = {}
@@ -63,7 +63,7 @@ class StagePlanner:
             self._say(f"{self._judge.name}: {dialect}, {name}")
             tried[name] = self.judge(dialect, plan)
         best = max(tried, key=lambda name: (tried[name].agreement, tried[name].sqnr_db))
-        self.plans[dialect] = DialectPlan(tried, plans[best], Fallback(plans[best], tried[best]))
+        self.plans[dialect] = DialectPlan(tried, plans[best], Fallback(plans[best], tried[best]), FLOOR)
         if not FLOOR.holds(tried[best]):
             self._fall_back(dialect)
 
@@ -84,7 +84,7 @@ class StagePlanner:
     def calibration(self) -> StageCalibration:
         """Return what was found, as it is stored."""
         plans = {dialect: found.fallback.plan for dialect, found in self.plans.items()}
-        return StageCalibration(peaks=self._measured.peaks, fp16_keep=self.fp16_keep, int8=plans)
+        return StageCalibration(peaks=self.measured.peaks, fp16_keep=self.fp16_keep, int8=plans)
 
     def judge(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Found:
         """Run the stage with a plan on the held-out frames."""
@@ -93,7 +93,7 @@ class StagePlanner:
         return self._judge.judge(lower_to(self._graph, DIALECTS[numerics], numerics, calibration))
 
     def _plan(self, calibrator: Calibrator, dialect: Int8Dialect) -> QuantizationPlan:
-        return QuantizationPlan(calibrator=calibrator, ranges=self._measured.ranges(calibrator, dialect))
+        return QuantizationPlan(calibrator=calibrator, ranges=self.measured.ranges(calibrator, dialect))
 
     def _operators(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Mapping[str, str]:
         return quantized_operators(self._graph, dialect, plan)

@@ -65,19 +65,19 @@ def place(model: ir.Model, ranges: Mapping[str, Range], keep: Collection[str] = 
 
 
 def _is_wide_convolution(node: ir.Node) -> bool:
-    if node.op_type not in ("Conv", "ConvTranspose"):
+    if (
+        node.op_type != "Conv"
+    ):  # TensorRT-RTX has no ConvTranspose in int8: it would restore its input and weights first
         return False
     weights, source = node.inputs[1], node.inputs[0]
     if constant(weights) is None or weights is None or source is None or source.shape is None:
         return False
     if (producer := source.producer()) is not None and producer.op_type == "Transpose":
         return False  # made by `matrix_convolution`
-    group = integer(node, "group", 1)
-    sizes = [size for size in weights.shape or () if isinstance(size, int)]
-    out_axis, in_axis = (0, 1) if node.op_type == "Conv" else (1, 0)
-    made, read = sizes[out_axis], sizes[in_axis]
-    made, read = (made, read * group) if node.op_type == "Conv" else (made * group, read)
-    return min(made, read) >= THIN_CHANNELS
+    made, read = (size for size in list(weights.shape or ())[:2])
+    if not isinstance(made, int) or not isinstance(read, int):
+        return False
+    return min(made, read * integer(node, "group", 1)) >= THIN_CHANNELS
 
 
 def _is_residual_addition(node: ir.Node) -> bool:

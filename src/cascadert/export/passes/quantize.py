@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from cascadert.errors import PassError
-from cascadert.export.passes.base import GraphPass, constant, describe, integer, nodes_of
+from cascadert.export.passes.base import GraphPass, constant, describe, nodes_of
 from cascadert.export.placement import place
 from cascadert.precision import Range
 
@@ -41,8 +41,8 @@ class QuantizeForTensorRT(GraphPass):
                 if (value := node.inputs[i]) is not None:
                     low, high = placement.ranges[value]
                     scale = np.float32(max(abs(low), abs(high)) / _LARGEST)
-                    node.replace_input_with(i, self._pair(value, np.asarray(scale), None, node))
-            if node.op_type in ("Conv", "ConvTranspose"):
+                    node.replace_input_with(i, self._pair(value, np.asarray(scale), node))
+            if node.op_type == "Conv":
                 self._quantize_weights(node)
         return ir.passes.PassResult(model, bool(placement.readers))
 
@@ -57,14 +57,14 @@ class QuantizeForTensorRT(GraphPass):
         value, weights = node.inputs[1], constant(node.inputs[1])
         if value is None or weights is None:
             raise PassError(describe(node), "has no constant weights", "report this network")
-        axis = _channel_axis(node)
-        others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
-        largest = np.abs(weights).max(axis=others)
+        largest = np.abs(weights).max(axis=tuple(range(1, weights.ndim)))
         # A channel of zeros has no scale of its own; any will do.
         scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(_LARGEST)
-        node.replace_input_with(1, self._pair(value, scale, axis, node))
+        node.replace_input_with(1, self._pair(value, scale, node, axis=0))
 
-    def _pair(self, value: ir.Value, scale: npt.NDArray[np.float32], axis: int | None, reader: ir.Node) -> ir.Value:
+    def _pair(
+        self, value: ir.Value, scale: npt.NDArray[np.float32], reader: ir.Node, axis: int | None = None
+    ) -> ir.Value:
         """Return the value behind its Q/DQ pair, which is made right before the first reader."""
         if value in self._pairs:
             return self._pairs[value]
@@ -89,13 +89,6 @@ class QuantizeForTensorRT(GraphPass):
         graph.insert_before(reader, pair)
         self._pairs[value] = restored
         return restored
-
-
-def _channel_axis(node: ir.Node) -> int | None:
-    """Return the axis of output channels; none where groups of a ConvTranspose share it."""
-    if node.op_type == "Conv":
-        return 0
-    return 1 if integer(node, "group", 1) == 1 else None
 
 
 def _initializer(graph: ir.Graph | ir.Function, name: str, array: npt.NDArray[np.generic]) -> ir.Value:

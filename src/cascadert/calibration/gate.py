@@ -1,0 +1,110 @@
+"""What a precision may cost: the limits of the parity gate, and why each is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cascadert.calibration.precision_report import PrecisionRow
+
+MIOU_LOSS_LIMIT = 0.005
+"""Share of mIoU that the cascade may lose to fp32: half a point, less than two trainings of one network differ by."""
+
+ENTROPY_LIMIT_BITS = 0.02
+"""Mean absolute change of a block's score: a fiftieth of a useful theta of 1 bit. Refitting theta takes out a shift
+that all blocks share, and nothing else."""
+
+SELECTION_IOU_LIMIT = 0.95
+"""Intersection over union of the blocks that are refined with those of fp32, theta refitted: of 40 blocks, one may be
+exchanged for another. More, and costs and quality that were measured in fp32 do not hold any longer."""
+
+FP32_LABEL_AGREEMENT_LIMIT = 0.999
+"""PyTorch and ONNX Runtime sum in different orders: only pixels between two classes that are equal but for rounding
+differ, and what a tie inside a max-unpooling moves. `cascadert parity` alone tells those from true differences."""
+
+FP16_LABEL_AGREEMENT_LIMIT = 0.995
+"""float16 rounds to one part in 2048: of the pixels within some hundredths of a logit between two classes, half flip.
+"""
+
+INT8_LABEL_AGREEMENT_LIMIT = 0.96
+"""Where labels are not given, this stands for the loss of mIoU. Labels change along borders, where int8 is right nearly
+as often as fp32 was, so that a change of some per cent of the pixels costs some tenths of a point."""
+
+FP32_SQNR_LIMIT_DB = 40.0
+"""float32 gives more than 110 dB; one tie inside a max-unpooling that PyTorch and ONNX Runtime break differently takes
+that down to 52 (ENet on eight CamVid frames). Noise of a hundredth is more than such ties make."""
+
+FP16_SQNR_LIMIT_DB = 25.0
+"""float16 gives 62 dB (PSPNet on CamVid), and 30 where a max-unpooling turns rounding into pixels that move (ENet). An
+overflow or underflow costs far more than that."""
+
+INT8_SQNR_LIMIT_DB = 15.0
+"""Noise under a fifth of the logits' size. ENet on CamVid keeps its mIoU at 18 dB; below 15, classes that lead by as
+much as logits usually differ begin to lose their lead, and with it whole regions rather than borders."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The least label agreement, where labels are not given, and the least SQNR of any stage."""
+
+    label_agreement: float
+    sqnr_db: float
+
+
+LIMITS: Mapping[str, Limits] = {
+    "torch": Limits(FP32_LABEL_AGREEMENT_LIMIT, FP32_SQNR_LIMIT_DB),
+    "fp32": Limits(FP32_LABEL_AGREEMENT_LIMIT, FP32_SQNR_LIMIT_DB),
+    "fp16": Limits(FP16_LABEL_AGREEMENT_LIMIT, FP16_SQNR_LIMIT_DB),
+    "int8-tensorrt": Limits(INT8_LABEL_AGREEMENT_LIMIT, INT8_SQNR_LIMIT_DB),
+    "int8-cpu": Limits(INT8_LABEL_AGREEMENT_LIMIT, INT8_SQNR_LIMIT_DB),
+}
+"""By what runs: PyTorch, or ONNX Runtime in one of the numerics."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number of one row against its limit; `at_least` tells which side of it is right. NaN never is."""
+
+    row: str
+    what: str
+    found: float
+    limit: float
+    at_least: bool
+    unit: str = ""
+    digits: int = 3
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number is within its limit."""
+        return self.found >= self.limit if self.at_least else self.found <= self.limit
+
+    @property
+    def shown(self) -> str:
+        """The number in words."""
+        return f"{self.found:.{self.digits}f}{self.unit}"
+
+    @property
+    def asked(self) -> str:
+        """The limit in words."""
+        return f"{'at least' if self.at_least else 'at most'} {self.limit:g}{self.unit}"
+
+
+def checks_of(row: PrecisionRow, reference: PrecisionRow) -> Iterator[Check]:
+    """Yield what a row is asked for, compared with fp32 on the same frames.
+
+    Labels decide by mIoU where the truth is known, and by agreement where it is not.
+    """
+    limits = LIMITS[row.name]
+    if row.quality is not None and reference.quality is not None:
+        loss = 100 * (reference.quality.miou - row.quality.miou)
+        yield Check(row.name, "mIoU loss", loss, 100 * MIOU_LOSS_LIMIT, False, " points", digits=2)
+    else:
+        agree = 100 * row.label_agreement
+        yield Check(row.name, "label agreement", agree, 100 * limits.label_agreement, True, " %", digits=2)
+    for stage, sqnr_db in row.sqnr_db.items():
+        yield Check(row.name, f"SQNR of {stage}", sqnr_db, limits.sqnr_db, True, " dB", digits=1)
+    yield Check(row.name, "entropy error", row.entropy_bits, ENTROPY_LIMIT_BITS, False, " bits", digits=4)
+    for stage, agreement in row.after.items():
+        yield Check(row.name, f"selection IoU of {stage}", agreement.iou, SELECTION_IOU_LIMIT, True)

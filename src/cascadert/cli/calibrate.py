@@ -1,0 +1,182 @@
+"""`calibrate`: from a bundle to one that can be built in fp16 and int8."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+
+from cascadert.cli.compile import BundlePath
+from cascadert.cli.console import Force, Json, needs, out, print_json, tracking
+from cascadert.errors import InvalidRequest
+from cascadert.precision import CALIBRATORS, Calibrator
+
+if TYPE_CHECKING:
+    from cascadert.bundle import Bundle
+    from cascadert.calibration.calibrate import Calibrated
+    from cascadert.calibration.judge import Found
+    from cascadert.calibration.refit import Recording
+
+
+def calibrate(
+    bundle: BundlePath,
+    images: Annotated[
+        list[Path], typer.Option(metavar="SOURCE", help="Folder or video like what it will see, one per camera.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="CALIBRATED", help="The folder to write.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Class ids as PNG, named as the images: mIoU decides then."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=8, help="Frames to take, evenly spread; every fourth judges.")] = 64,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks to keep for each refinement stage.")] = 128,
+    weighting: Annotated[
+        Literal["classes", "uncertainty"],
+        typer.Option(help="Which blocks are kept more often: of rare classes, or also of uncertain instances."),
+    ] = "classes",
+    calibrator: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Try only this one: {', '.join(CALIBRATORS)}.")
+    ] = None,
+    refit: Annotated[
+        Literal["blocks", "miou", "none"],
+        typer.Option(help="Refit theta so that as many blocks are refined, or that mIoU is kept, or not at all."),
+    ] = "blocks",
+    seed: Annotated[int, typer.Option(help="Of the choice of blocks.")] = 0,
+    glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder to take.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots and pictures.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure ranges, choose what stays in floating point, and refit theta, for fp16 and int8.
+
+    Three frames of four calibrate, the fourth judges: calibrators, operators
+    that fall back and theta are chosen by what was measured on those. Says
+    what each precision costs in labels and in the blocks that are refined;
+    fails (exit code 1) if that is beyond the limits of the parity gate.
+
+    Python: cascadert.calibration.calibrate.calibrate
+    """
+    with needs("export,cpu", "cascadert calibrate"):
+        from cascadert.bundle import read_bundle
+        from cascadert.calibration.calibrate import CalibrateOptions
+        from cascadert.calibration.calibrate import calibrate as run
+        from cascadert.calibration.samples import SampleOptions
+
+    opened = read_bundle(bundle)
+    options = CalibrateOptions(
+        source=", ".join(map(str, images)),
+        samples=SampleOptions(frames=count, blocks=blocks, weighting=weighting, seed=seed, threads=threads),
+        calibrators=_calibrators(calibrator),
+        refit=refit,
+        replace=force,
+    )
+    with tracking(f"calibrating {bundle}", quiet=as_json, counted=False) as tracker:
+        recording = _read(opened, images, labels or [], glob, count)
+        calibrated = run(opened, recording, output, options, tracker.say)
+    if html is not None:
+        _write_page(html, calibrated, images, labels or [])
+    if as_json:
+        print_json(json.dumps(_as_json(calibrated), indent=1))
+    else:
+        _print(calibrated)
+    calibrated.report.check()
+
+
+def _calibrators(name: str | None) -> tuple[Calibrator, ...]:
+    if name is None:
+        return CALIBRATORS
+    chosen = tuple(known for known in CALIBRATORS if known == name)
+    if not chosen:
+        raise InvalidRequest("calibrator", f"is '{name}'", f"choose {', '.join(get_args(Calibrator))}")
+    return chosen
+
+
+def _read(bundle: Bundle, images: list[Path], labels: list[Path], glob: str | None, count: int) -> Recording:
+    """Read frames, evenly spread over the sources where these tell how many there are."""
+    from cascadert.calibration.refit import Recording
+    from cascadert.cli.frames import LabelledFrames
+
+    with ExitStack() as stack:
+        source = stack.enter_context(LabelledFrames(bundle.spec, images, labels, glob))
+        pairs = list(source.spread(count))
+    truths = [truth for _, truth in pairs if truth is not None]
+    return Recording([planes for planes, _ in pairs], truths if labels else None)
+
+
+def _write_page(html: Path, calibrated: Calibrated, images: list[Path], labels: list[Path]) -> None:
+    from cascadert.calibration.report import Origin, write_page
+    from cascadert.jetson.machine import machine, versions
+
+    frames = f"{calibrated.report.frames} held-out frames of {', '.join(map(str, images))}"
+    if labels:
+        frames += f", labels of {', '.join(map(str, labels))}"
+    command = f"cascadert calibrate ... -o {calibrated.bundle.path} --html {html}"
+    origin = Origin(str(calibrated.bundle.path), frames, command, versions(("onnxruntime", "onnx", "numpy")), machine())
+    write_page(html, calibrated.report, origin)
+
+
+def _print(calibrated: Calibrated) -> None:
+    from cascadert.cli.parity import print_rows
+    from cascadert.spec import ThresholdPolicy
+
+    for stage, plans in calibrated.plans.items():
+        table = Table(Column(f"{stage}: int8", no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1))
+        for header in ("calibrator", "SQNR, dB", "labels kept, %", "entropy error, bits", ""):
+            table.add_column(header, justify="left" if header in ("calibrator", "") else "right")
+        for dialect, plan in plans.items():
+            for name, found in plan.tried.items():
+                table.add_row(dialect, name, *_cells(found), "chosen" if name == plan.plan.calibrator else "")
+            if plan.fallback.kept:
+                kept = f"{plan.fallback.kept} of {len(plan.groups)} groups in floating point"
+                table.add_row(dialect, "with fallback", *_cells(plan.fallback.found), kept)
+        out.print(table)
+        for dialect, plan in plans.items():
+            for group in plan.groups[: plan.fallback.kept]:
+                alone = f"alone it leaves {group.found.sqnr_db:.1f} dB"
+                out.print(f"{stage}, {dialect}: {group.module} stays in floating point: {alone}")
+        for reason in calibrated.fp16_keep[stage].values():
+            out.print(f"{stage}, fp16: {reason}: stays float32")
+    for entry in calibrated.bundle.manifest.stages:
+        if entry.select is not None and isinstance(entry.select.policy, ThresholdPolicy):
+            thetas = {"fp32": entry.select.policy.theta, **entry.select.thetas}
+            shown = ", ".join(f"{theta:.4g} in {numerics}" for numerics, theta in thetas.items())
+            out.print(f"theta of {entry.name}: {shown}")
+    print_rows(calibrated.report)
+    out.print(f"wrote {calibrated.bundle.path}", soft_wrap=True)
+
+
+def _cells(found: Found) -> tuple[str, str, str]:
+    entropy = "" if found.entropy_bits is None else f"{found.entropy_bits:.4f}"
+    return f"{found.sqnr_db:.1f}", f"{100 * found.agreement:.2f}", entropy
+
+
+def _as_json(calibrated: Calibrated) -> dict[str, Any]:
+    def found(value: Found) -> dict[str, Any]:
+        return {"sqnr_db": value.sqnr_db, "agreement": value.agreement, "entropy_bits": value.entropy_bits}
+
+    stages = {
+        stage: {
+            dialect: {
+                "tried": {name: found(value) for name, value in plan.tried.items()},
+                "chosen": plan.plan.calibrator,
+                "final": found(plan.fallback.found),
+                "floating_point": dict(plan.fallback.plan.keep),
+            }
+            for dialect, plan in plans.items()
+        }
+        for stage, plans in calibrated.plans.items()
+    }
+    thetas = {s.name: s.select.thetas for s in calibrated.bundle.manifest.stages if s.select is not None}
+    return {
+        "path": str(calibrated.bundle.path),
+        "int8": stages,
+        "fp16_float32": {stage: dict(kept) for stage, kept in calibrated.fp16_keep.items()},
+        "thetas": thetas,
+        "parity": json.loads(calibrated.report.to_json()),
+    }

@@ -1,0 +1,71 @@
+"""Frames with their labels, from folders or videos: what parity and calibration look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascadert.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cascadert.jetson.sources import Frame
+    from cascadert.spec import CascadeSpec
+
+Pair = tuple[dict[str, Any], "NDArray[np.uint8] | None"]
+"""Planes of the port `frame`, and labels uint8 `[N, H, W]` where there are any."""
+
+
+class LabelledFrames:
+    """Sources and folders of labels, one of each for a camera. A context manager.
+
+    Raises:
+        InvalidRequest: more or fewer sources or folders than cameras.
+        SourceError: a source or a label image that cannot be read, or labels that do not fit.
+    """
+
+    def __init__(self, spec: CascadeSpec, sources: Sequence[Path], labels: Sequence[Path], glob: str | None) -> None:
+        from cascadert.jetson.sources import Cameras
+
+        if labels and len(labels) != len(sources):
+            found = f"{len(labels)} given for {len(sources)} camera(s)"
+            raise InvalidRequest("--labels", found, "give one folder for each camera")
+        self._spec, self._labels = spec, labels
+        with ExitStack() as stack:
+            self._cameras = stack.enter_context(Cameras(sources, spec.frame, pattern=glob))
+            self._stack = stack.pop_all()
+
+    def first(self, count: int) -> Iterator[Pair]:
+        """Yield the first frames, `count` at most."""
+        return map(self._pair, islice(self._cameras, count))
+
+    def spread(self, count: int) -> Iterator[Pair]:
+        """Yield `count` frames spread evenly over the sources; the first ones of a source that hides its length."""
+        length = self._cameras.length
+        if length is None or length <= count:
+            yield from self.first(count)
+            return
+        wanted = {round(i * (length - 1) / max(count - 1, 1)) for i in range(count)}
+        yield from (self._pair(frames) for number, frames in enumerate(self._cameras) if number in wanted)
+
+    def _pair(self, frames: Sequence[Frame]) -> Pair:
+        import numpy as np
+
+        from cascadert.calibration.label_images import read_labels
+
+        planes = self._cameras.planes(frames)
+        if not self._labels:
+            return planes, None
+        pairs = zip(self._labels, frames, strict=True)
+        return planes, np.stack([read_labels(folder, frame.name, self._spec) for folder, frame in pairs])
+
+    def __enter__(self) -> LabelledFrames:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
