@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,14 @@ def write_spec(folder: Path, data: dict[str, Any]) -> Path:
     path = folder / f"{data.get('name', 'spec')}.toml"
     path.write_text("\n".join(f"{name} = {to_toml(value)}" for name, value in data.items()))
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave the user's cache of engines alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASCADERT_CACHE", str(tmp_path_factory.mktemp("engine-cache")))
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cascadert.bundle import CREATED_BY, Bundle
 from cascadert.deployment import (
@@ -21,8 +22,8 @@ from cascadert.deployment import (
 from cascadert.errors import BundleError, InvalidRequest
 from cascadert.runtime.open import open_pipeline
 
-CPU = BuiltFor(target="cpu", backend="onnxruntime", precision="fp32")
-RTX = BuiltFor(target="rtx-30", backend="tensorrt-rtx", precision="fp32", compute_capability="8.6")
+CPU = BuiltFor(target="cpu", backend="onnxruntime")
+RTX = BuiltFor(target="rtx-30", backend="tensorrt-rtx", compute_capability="8.6")
 
 
 def deploy(bundle: Bundle, path: Path, built_for: BuiltFor = CPU, replace: bool = False) -> Deployment:
@@ -31,7 +32,9 @@ def deploy(bundle: Bundle, path: Path, built_for: BuiltFor = CPU, replace: bool 
         EngineEntry(
             stage=name,
             engine=engine_part(name, "engine", engine),
+            precision="fp32",
             graph_sha256=bundle.graphs[name].sha256,
+            lowered_sha256=bundle.graphs[name].sha256,
             build_seconds=0.5,
         )
         for name, engine in engines.items()
@@ -110,3 +113,14 @@ def test_what_is_neither_is_named(tmp_path: Path, make, message: str) -> None:
     make(path)
     with pytest.raises(BundleError, match=rf"^{path}{message}"):
         open_artefact(path)
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_full_tensorrt_and_nothing_else_names_its_gpu_and_version(backend: str) -> None:
+    gpu = {"name": "Orin", "compute_capability": "8.7", "multiprocessors": 8, "memory_bytes": 8 * 2**30}
+    fields = {"target": "x", "backend": backend, "compute_capability": "8.7"}
+    whole = {**fields, "gpu": gpu, "tensorrt": "10.3.0"}
+    for wrong in (fields if backend == "tensorrt" else whole, {**fields, "gpu": gpu}, {**fields, "tensorrt": "10.3.0"}):
+        with pytest.raises(ValidationError, match="belong to the backend tensorrt, and to no other"):
+            BuiltFor.model_validate(wrong)
+    BuiltFor.model_validate(whole if backend == "tensorrt" else fields)

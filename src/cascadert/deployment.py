@@ -1,6 +1,7 @@
 """`Deployment`: a bundle built for one target, one engine per stage.
 
-The key of a TensorRT-RTX deployment is the compute capability it was built for; ONNX Runtime's is the CPU.
+The key of a TensorRT-RTX deployment is the compute capability it was built for, that of a TensorRT deployment the GPU
+it was built on and the version; ONNX Runtime's is the CPU.
 """
 
 from __future__ import annotations
@@ -10,43 +11,71 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cascadert.artefacts import Manifest, Part, make_part, read_manifest, read_part, readable, write_folder
 from cascadert.bundle import BUNDLE_FILE, Bundle, BundleManifest, read_bundle
 from cascadert.errors import BundleError
+from cascadert.precision import Precision
 from cascadert.spec import Strict
 
 DEPLOYMENT_SCHEMA = "cascadert-deployment-1"
 DEPLOYMENT_FILE = "deployment.json"
 
-Backend = Literal["onnxruntime", "tensorrt-rtx"]
-Precision = Literal["fp32"]
+Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
+
+
+class GpuFingerprint(Strict):
+    """The GPU that TensorRT timed its kernels on: an engine of full TensorRT fits this one or an identical one.
+
+    `multiprocessors` tells boards of one name apart (Orin NX 8 GB and 16 GB, power modes that switch parts off).
+    """
+
+    name: str
+    compute_capability: str
+    multiprocessors: Annotated[int, Field(gt=0)]
+    memory_bytes: Annotated[int, Field(gt=0)]
 
 
 class BuiltFor(Strict):
-    """What an engine was built for, and how.
+    """What engines were built for, and how.
 
-    `compute_capability` is absent for a CPU. `blocks` is the smallest, typical and largest n that refinement engines
-    take; a CPU takes any.
+    `compute_capability` is absent for a CPU; `gpu` and `tensorrt`, the version, are there for full TensorRT, whose
+    engines fit nothing else. `blocks` is the smallest, typical and largest n that refinement engines take; a CPU takes
+    any.
     """
 
     target: str
     backend: Backend
-    precision: Precision
     compute_capability: str | None = None
+    gpu: GpuFingerprint | None = None
+    tensorrt: str | None = None
     blocks: tuple[int, int, int] | None = None
     workspace_bytes: int | None = None
     optimization_level: int | None = None
 
+    @model_validator(mode="after")
+    def _tensorrt_knows_its_gpu(self) -> BuiltFor:
+        if {self.gpu is not None, self.tensorrt is not None} != {self.backend == "tensorrt"}:
+            raise ValueError("gpu and the version of tensorrt belong to the backend tensorrt, and to no other")
+        return self
+
 
 class EngineEntry(Strict):
-    """The engine of one stage and how it came to be."""
+    """The engine of one stage and how it came to be.
+
+    `graph_sha256` is the digest of the bundle's graph, `lowered_sha256` that of what the builder was given. `device`
+    is `gpu`, `cpu`, or a DLA core as `dla0`.
+    """
 
     stage: str
     engine: Part
+    precision: Precision
+    device: Annotated[str, Field(pattern=r"^(gpu|cpu|dla\d)$")] = "gpu"
     graph_sha256: str
+    lowered_sha256: str
     build_seconds: float
+    from_cache: bool = False
 
 
 class DeploymentManifest(Manifest):
@@ -61,6 +90,11 @@ class DeploymentManifest(Manifest):
     def parts(self) -> tuple[Part, ...]:
         """Return the engines."""
         return tuple(entry.engine for entry in self.engines)
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """What each stage computes in, by name."""
+        return {entry.stage: entry.precision for entry in self.engines}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 Dialect = Literal["semantic", "onnxruntime", "tensorrt"]
@@ -34,7 +35,7 @@ class Graph:
     outputs: tuple[TensorSpec, ...]
     dialect: Dialect = "semantic"
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the ONNX bytes, hexadecimal."""
         return hashlib.sha256(self.onnx).hexdigest()

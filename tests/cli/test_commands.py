@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cascadert import errors
 from cascadert._version import __version__
-from cascadert.cli import app
+from cascadert.cli import app, console
 
 COMMANDS = ["export", "parity", "build-engine", "run", "bench", "inspect", "targets", "demo"]
 
@@ -272,17 +272,62 @@ class TestInspect:
         assert re.search(r"accurate +\d\.\d KiB +(\d+)\.\d KiB +(?!\1)\d+\.\d KiB", text)
         assert "and 11.1 KiB for each frame in flight" in text  # 40 x 56 pixels of 3 bytes and 2 labels, 15 scores
 
+    def test_memory_in_each_precision(self, call, toy_bundle):
+        text = call("inspect", toy_bundle.path).stdout
+        assert re.findall(r"^ *(fp32|tf32|fp16|int8) +\d", text, re.MULTILINE) == ["fp32", "fp16", "int8"]
+        assert "3 frames in flight" in text
+        assert "int8 counts as holding all weights of fast, accurate, for want of a calibration" in " ".join(
+            text.split()
+        )
+        assert "memory in tf32, as estimated" in call("inspect", toy_bundle.path, "--precision", "tf32").stdout
+
+    def test_memory_of_a_target(self, call, toy_bundle):
+        text = " ".join(call("inspect", toy_bundle.path, "--target", "gtx-1080-ti").stdout.split())
+        assert "fits gtx-1080-ti: the smallest has 11.00 GiB, 1.00 GiB of it for the system and CUDA" in text
+        assert "fp16" not in text
+        refused = call("inspect", toy_bundle.path, "--target", "gtx-1080-ti", "--precision", "fp16", code=2)
+        assert "a network in fp16 for gtx-1080-ti: Pascal" in refused.stderr
+
     def test_json_is_the_manifest(self, call, toy_bundle):
-        shown = json.loads(call("inspect", toy_bundle.path, "--json").stdout)
+        shown = json.loads(call("inspect", toy_bundle.path, "--target", "orin-nano-4gb", "--json").stdout)
         assert shown["kind"] == "bundle"
         assert shown["manifest"] == json.loads((toy_bundle.path / "bundle.json").read_text())
-        assert shown["slot_bytes"] == 40 * 56 * (3 + 1 + 1) + 15 * (4 + 4)
+        fp32, fp16, int8 = shown["memory"]
+        assert fp32["slot_bytes"] == fp16["slot_bytes"] == 40 * 56 * (3 + 1 + 1) + 15 * (4 + 4)
+        assert (fp32["target"], fp32["memory_bytes"], fp32["fits"]) == ("orin-nano-4gb", 4 << 30, True)
+        assert fp32["total_bytes"] > int8["total_bytes"] > fp16["total_bytes"]
 
 
-def test_targets(call):
-    names = {"rtx-20", "a100", "rtx-30", "rtx-40", "rtx-50", "dgx-spark"}
-    assert names <= {target["name"] for target in json.loads(call("targets", "--json").stdout)}
-    assert all(name in call("targets").stdout for name in names)
+class TestTargets:
+    NAMES = ("rtx-20", "a100", "rtx-30", "rtx-40", "rtx-50", "dgx-spark", "orin-nano-8gb", "cpu", "nano")
+
+    def test_the_table(self, call, monkeypatch):
+        for width in ("80", "120"):
+            monkeypatch.setattr(console.out, "width", int(width))
+            text = call("targets").stdout
+            assert all(re.search(rf"^{name} ", text, re.MULTILINE) for name in self.NAMES)
+            assert "…" not in text
+            assert max(map(len, text.splitlines())) <= int(width)
+            assert ("Jetson AGX Xavier" in text) == (width == "120")
+            assert re.search(r"^gtx-1080-ti .*6\.1 +8\.5-8\.6 +fast +- +- +fast +11 +B", text, re.MULTILINE)
+            assert re.search(r"^agx-orin .*8\.7 +10\.3-10\.x +fast +fast +fast +fast +32-64 +2 +A", text, re.MULTILINE)
+
+    def test_one_target(self, call):
+        text = " ".join(call("targets", "agx-orin").stdout.split())
+        assert "DLA: 2 cores, with TensorRT >=8.5,<8.7 or >=10.3,<10.8 or >=11.4.1,<12" in text
+        assert "tensorrt >=8.5,<8.7 on the device weak to 17" in text
+        assert "note: TensorRT 11 needs JetPack 7.2.2 or newer" in text
+        assert "not sure, for want of a source or a measurement: dla" in text
+        assert "Pascal stores float16" in call("targets", "gtx-1080-ti").stdout
+        assert "refused: its last JetPack, 4.6" in call("targets", "nano").stdout
+
+    def test_json(self, call):
+        known = {target["name"]: target for target in json.loads(call("targets", "--json").stdout)}
+        assert {*self.NAMES} <= known.keys()
+        assert json.loads(call("targets", "t4", "--json").stdout) == known["t4"]
+
+    def test_an_unknown_one(self, call):
+        assert "did you mean 'rtx-30'?" in call("targets", "rtx-31", code=2).stderr
 
 
 def test_demo(call, monkeypatch, tmp_path):

@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cascadert.bundle import Bundle, InputEntry, OutputEntry, stage_part, write_bundle
+from cascadert.bundle import (
+    Bundle,
+    BundleManifest,
+    InputEntry,
+    OutputEntry,
+    calibration_part,
+    stage_part,
+    write_bundle,
+)
 from cascadert.export.compile import ExportOptions, export_bundle
 from cascadert.graph import Graph, TensorSpec
+from cascadert.precision import QuantizationPlan, StageCalibration
 
 NETWORKS = """
 from torch import nn
 
 def fast():
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3, 1, 1))
+    wide = nn.Conv2d(32, 32, 3, 1, 1)  # the only one that is not too thin for int8
+    return nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(32, 3, 3, 1, 1))
 
 def accurate():
     return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 3, 2, 2))
@@ -42,10 +53,11 @@ select = { policy = "threshold", theta = 0.5 }
 
 
 @pytest.fixture(autouse=True)
-def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_lock_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep out of the way of real builds on this machine."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CASCADERT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +67,47 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     (folder / "spec.toml").write_text(SPEC)
     return export_bundle(folder / "spec.toml", folder / "bundle", ExportOptions(random_weights=0))
 
+
+@pytest.fixture(scope="session")
+def calibrated(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same with ranges measured on noise, and a theta for each precision."""
+    calibrations = {name: _calibrate(graph) for name, graph in bundle.graphs.items()}
+    return write_bundle(
+        tmp_path_factory.mktemp("calibrated") / "bundle",
+        _with_calibration(bundle.manifest, calibrations),
+        bundle.graphs,
+        calibrations,
+    )
+
+
+def _calibrate(graph: Graph) -> StageCalibration:
+    from cascadert.calibration.ranges import measure_ranges
+    from cascadert.export.network import network_graph
+
+    network, rng = network_graph(graph), np.random.default_rng(0)
+    shapes = {spec.name: [4 if isinstance(size, str) else size for size in spec.shape] for spec in network.inputs}
+    found = measure_ranges(network, {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()})
+    plans = {
+        dialect: QuantizationPlan(calibrator="min-max", ranges=found.ranges("min-max", dialect))
+        for dialect in ("tensorrt", "cpu")
+    }
+    return StageCalibration(peaks=found.peaks, int8=plans)
+
+
+def _with_calibration(manifest: BundleManifest, calibrations: dict[str, StageCalibration]) -> BundleManifest:
+    stages = [
+        stage.model_copy(
+            update={
+                "calibration": calibration_part(stage.name, calibrations[stage.name]),
+                "select": stage.select and stage.select.model_copy(update={"thetas": THETAS}),
+            }
+        )
+        for stage in manifest.stages
+    ]
+    return manifest.model_copy(update={"stages": tuple(stages)})
+
+
+THETAS = {"fp16": 0.51, "int8-tensorrt": 0.6, "int8-cpu": 0.7}
 
 MakeGraph = Callable[..., Graph]
 

@@ -14,20 +14,40 @@ from onnx import helper, numpy_helper
 
 from cascadert.bundle import Bundle
 from cascadert.engines.blame import build_error, find_culprit
-from cascadert.engines.build import BuildOptions, build_engine
-from cascadert.engines.process import Fault, RefusedGraph, run_worker
-from cascadert.engines.worker import BuildRequest
+from cascadert.engines.build import build_engine
+from cascadert.engines.process import BuiltEngine, Fault, Message, RefusedGraph, run_worker
+from cascadert.engines.recipe import EngineRecipe, TensorRTBackend
 from cascadert.errors import BuildError, CascadertError, MissingExtra
 from cascadert.graph import Graph
 
 MakeGraph = Callable[..., Graph]
 OneStage = Callable[[Graph], Bundle]
 
+SUBJECT = "stage 'fast'"
+
 
 @pytest.fixture(autouse=True)
 def needs_the_builder() -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the extra 'rtx'")
-    pytest.importorskip("polygraphy", reason="needs the extra 'rtx'")
+
+
+def build(
+    graph: Graph,
+    folder: Path,
+    compute_capability: str = "8.6",
+    timeout_s: float = 60,
+    hear: Callable[[Message], None] = lambda _: None,
+    backend: TensorRTBackend = "tensorrt-rtx",
+) -> BuiltEngine:
+    """Hand a graph to TensorRT as it is, past the lowering's own checks."""
+    recipe = EngineRecipe("fast", graph, "fp32", backend, compute_capability, True, {})
+    return run_worker(recipe, folder, SUBJECT, timeout_s, hear)
+
+
+@pytest.fixture
+def graph(make_graph: MakeGraph) -> Graph:
+    """One that builds."""
+    return make_graph([helper.make_node("Relu", ["x"], ["y"], name="relu")], [4, 4])
 
 
 def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
@@ -35,12 +55,9 @@ def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
 
 
 def refusal(graph: Graph, folder: Path, compute_capability: str = "8.6") -> BuildError:
-    """Hand a graph to TensorRT as it is, past the lowering's own checks."""
-    (folder / "stage.onnx").write_bytes(graph.onnx)
-    request = BuildRequest(str(folder / "stage.onnx"), str(folder / "stage.engine"), compute_capability, {})
     with pytest.raises(RefusedGraph) as caught:
-        run_worker(request, folder, "stage 'fast'", 60, lambda _: None)
-    return build_error("stage 'fast'", graph, caught.value)
+        build(graph, folder, compute_capability)
+    return build_error(SUBJECT, graph, caught.value)
 
 
 def test_parser_names_node_and_module(make_graph: MakeGraph, tmp_path: Path) -> None:
@@ -97,10 +114,11 @@ def test_turing_has_no_fp32_matrix_product(make_graph: MakeGraph, tmp_path: Path
     assert "FP32 GEMM is not supported" in error.found
 
 
-def test_compute_capability_that_tensorrt_does_not_know(make_graph: MakeGraph, tmp_path: Path) -> None:
-    graph = make_graph([helper.make_node("Relu", ["x"], ["y"], name="relu")], [4, 4])
-    error = refusal(graph, tmp_path, "8.7")
-    assert "SM87" in error.found
+def test_compute_capability_that_tensorrt_does_not_know(graph: Graph, tmp_path: Path) -> None:
+    with pytest.raises(
+        BuildError, match=r"tensorrt_rtx 1\.\S+ does not build for SM87, only for SM75, SM80, SM86, SM89"
+    ):
+        build(graph, tmp_path, "8.7")
 
 
 def test_build_engine_refuses_an_unsupported_node(make_graph: MakeGraph, one_stage: OneStage, tmp_path: Path) -> None:
@@ -110,23 +128,21 @@ def test_build_engine_refuses_an_unsupported_node(make_graph: MakeGraph, one_sta
     assert not (tmp_path / "out").exists()
 
 
-def test_fault_without_a_known_node(make_graph: MakeGraph) -> None:
-    graph = make_graph([helper.make_node("Relu", ["x"], ["y"], name="relu")], [4, 4])
+def test_fault_without_a_known_node(graph: Graph) -> None:
     assert find_culprit(graph, (Fault("out of memory", ""),)) == (None, "out of memory")
     assert find_culprit(graph, ()) == (None, "no reason given")
 
 
-def test_time_out(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"^stage 'fast' for rtx-30: did not finish within 0\.05 s; allow more time"):
-        build_engine(bundle, "rtx-30", tmp_path / "out", BuildOptions(timeout_s=0.05))
-    assert not (tmp_path / "out").exists()
+def test_time_out(graph: Graph, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"^stage 'fast': did not finish within 0\.05 s; allow more time"):
+        build(graph, tmp_path, timeout_s=0.05)
 
 
 @pytest.mark.parametrize(
     ("number", "advice"), [(signal.SIGSEGV, "report it with the bundle"), (signal.SIGKILL, "free memory and try again")]
 )
 def test_crash(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, advice: str
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, advice: str
 ) -> None:
     class Shot(subprocess.Popen):  # type: ignore[type-arg]
         def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
@@ -134,11 +150,8 @@ def test_crash(
             self.send_signal(number)
 
     monkeypatch.setattr(subprocess, "Popen", Shot)
-    with pytest.raises(
-        BuildError, match=f"^stage 'fast' for rtx-30: the build process was ended by {number.name}.*{advice}"
-    ):
-        build_engine(bundle, "rtx-30", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(BuildError, match=f"^stage 'fast': the build process was ended by {number.name}.*{advice}"):
+        build(graph, tmp_path)
 
 
 def replace_module(name: str, code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,29 +160,43 @@ def replace_module(name: str, code: str, folder: Path, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(folder)
 
 
-def test_crash_of_a_library_says_where(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_of_a_library_says_where(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_module("tensorrt_rtx", "import faulthandler; faulthandler._sigsegv()", tmp_path, monkeypatch)
     with pytest.raises(BuildError, match="ended by SIGSEGV after 'Fatal Python error: Segmentation fault'"):
-        build_engine(bundle, "rtx-30", tmp_path / "out")
+        build(graph, tmp_path)
 
 
-def test_python_error_in_the_worker(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_error_in_the_worker(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_module("tensorrt_rtx", "raise OSError('libcudart.so.13: not found')", tmp_path, monkeypatch)
     with pytest.raises(BuildError, match=r"stopped with status 1: OSError: libcudart\.so\.13: not found; report it"):
-        build_engine(bundle, "rtx-30", tmp_path / "out")
+        build(graph, tmp_path)
 
 
-@pytest.mark.parametrize("module", ["tensorrt_rtx", "polygraphy"])
-def test_missing_extra(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "module", "product", "extra"),
+    [("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX", "rtx"), ("tensorrt", "tensorrt", "TensorRT", "tensorrt")],
+)
+def test_missing_extra(
+    graph: Graph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: TensorRTBackend,
+    module: str,
+    product: str,
+    extra: str,
+) -> None:
     code = f"raise ModuleNotFoundError('No module named {module}', name='{module}')"
     replace_module(module, code, tmp_path, monkeypatch)
-    message = rf"the Python module '{module}' is not installed; pip install \"cascadert\[rtx\]\"$"
+    message = (
+        rf"^to build engines with {product}: the Python module '{module}' is not installed; "
+        rf"pip install \"cascadert\[{extra}\]\"$"
+    )
     with pytest.raises(MissingExtra, match=message):
-        build_engine(bundle, "rtx-30", tmp_path / "out")
+        build(graph, tmp_path, backend=backend)
 
 
 def test_an_error_in_the_callback_ends_the_worker(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess.Popen
@@ -178,12 +205,12 @@ def test_an_error_in_the_callback_ends_the_worker(
         started.append(real(*args, **kwargs))
         return started[-1]
 
-    def fail(progress) -> None:  # type: ignore[no-untyped-def]
-        if progress.fraction > 0:
+    def fail(message: Message) -> None:
+        if message["fraction"] > 0:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "Popen", keep)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(bundle, "rtx-30", tmp_path / "out", progress=fail)
+        build(graph, tmp_path, hear=fail)
     assert len(started) == 1
     assert started[0].poll() is not None

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from cascadert.engines.lock import build_lock
+from cascadert.engines.lock import build_lock, lock_path
+from cascadert.errors import InvalidRequest
 
 HOLDER = """
 import sys, time
@@ -56,3 +59,25 @@ def test_lock_is_free_again_after_an_error() -> None:
     waited: list[bool] = []
     with build_lock(lambda: waited.append(True)):
         assert not waited
+
+
+def test_the_lock_is_one_for_all_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who did not make the file may only read it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = lock_path()
+    old = os.umask(0o077)
+    try:
+        with build_lock():
+            assert path.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(old)
+    flags = []
+    real = os.open
+    monkeypatch.setattr("os.open", lambda path, flag, *mode: flags.append(flag) or real(path, flag, *mode))
+    with build_lock():
+        assert flags == [os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW]
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidRequest, match=r"^build lock .*: cannot be opened \(.*symbolic links\)"), build_lock():
+        pass
+    assert not (tmp_path / "elsewhere").exists()

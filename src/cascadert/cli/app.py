@@ -9,10 +9,15 @@ from typer.core import TyperGroup
 
 from cascadert._version import __version__
 from cascadert.cli.bench import bench
-from cascadert.cli.compile import build_engine, export, parity
+from cascadert.cli.build import build_engine
+from cascadert.cli.calibrate import calibrate
+from cascadert.cli.compile import export
 from cascadert.cli.console import print_error
-from cascadert.cli.look import inspect, targets
+from cascadert.cli.lint import lint
+from cascadert.cli.look import inspect
 from cascadert.cli.media import demo, run
+from cascadert.cli.parity import parity
+from cascadert.cli.targets import targets
 from cascadert.errors import CascadertError
 
 _INTERRUPTED = 130
@@ -22,19 +27,20 @@ _EPILOG = """
 [bold]From weights to frames[/bold]
 cascadert export street.toml -o street.bundle
 cascadert parity street.bundle
-cascadert build-engine street.bundle --target rtx-40 -o street.rtx-40
+cascadert calibrate street.bundle --images frames -o street.calibrated
+cascadert build-engine street.calibrated --target rtx-40 --precision fp16 -o street.rtx-40
 cascadert run street.bundle clip.mp4 --theta 0.5 -o overlay.mp4
 cascadert bench street.bundle clip.mp4
 
 \b
 [bold]Exit codes[/bold]
   0  done
-  1  parity: beyond its limits, or a comparison that shows nothing
+  1  parity or calibration: beyond the limits, or a comparison that shows nothing
   2  request: an option, specification, grid or target
   3  network, weights, export or graph
   4  bundle or deployment
   5  source or output: image, folder, video
-  6  engine build
+  6  engine build, or what lint finds against it
   7  execution: a stage failed on a frame
   8  an optional dependency is not installed
 130  interrupted
@@ -42,8 +48,27 @@ cascadert bench street.bundle clip.mp4
 
 _EXAMPLES = {
     "export": ["cascadert export street.toml -o street.bundle"],
-    "parity": ["cascadert parity demo/bundle", "cascadert parity demo/bundle --frames demo/frames --count 5 --json"],
-    "build-engine": ["cascadert build-engine demo/bundle --target rtx-40 -o demo/rtx-40"],
+    "parity": [
+        "cascadert parity demo/bundle",
+        "cascadert parity demo/bundle --frames demo/frames --count 5 --json",
+        "cascadert parity demo/calibrated --precisions fp16,int8 --html parity.html",
+    ],
+    "calibrate": [
+        "cascadert calibrate street.bundle --images frames -o street.calibrated",
+        "cascadert calibrate street.bundle --images frames --labels labels --refit miou -o street.calibrated",
+        "cascadert calibrate street.bundle --images clip.mp4 --int8 none -o street.fp16 --html fp16.html",
+    ],
+    "build-engine": [
+        "cascadert build-engine demo/bundle --target rtx-40 -o demo/rtx-40",
+        "cascadert build-engine street.calibrated --target cpu --precision int8 -o street.cpu",
+        "cascadert build-engine street.bundle --target orin-nano-8gb -o kits",
+        "cascadert build-engine street-orin-nano-8gb.kit -o orin",
+    ],
+    "lint": [
+        "cascadert lint demo/bundle --target gtx-1080-ti",
+        "cascadert lint demo/bundle --target orin-nano-8gb --precision fp16 --json",
+        "cascadert lint network.onnx --target rtx-40 --backend tensorrt",
+    ],
     "run": [
         "cascadert run demo/bundle demo/frames -o overlay.mp4 --stats stats.json",
         "cascadert run demo/bundle demo/frames --glob '*.png' --theta 0.25 --save-labels labels",
@@ -55,8 +80,11 @@ _EXAMPLES = {
         "cascadert bench demo/bundle --threads 1 --n 4 --json",
         "cascadert bench demo/bundle --save-profile profile.json",
     ],
-    "inspect": ["cascadert inspect demo/bundle"],
-    "targets": ["cascadert targets", "cascadert targets --json"],
+    "inspect": [
+        "cascadert inspect demo/bundle",
+        "cascadert inspect demo/bundle --target orin-nano-8gb --precision fp16",
+    ],
+    "targets": ["cascadert targets", "cascadert targets agx-orin", "cascadert targets --json"],
     "demo": ["cascadert demo -o demo"],
 }
 
@@ -106,7 +134,9 @@ def _options(
 for _name, _command in (
     ("export", export),
     ("parity", parity),
+    ("calibrate", calibrate),
     ("build-engine", build_engine),
+    ("lint", lint),
     ("run", run),
     ("bench", bench),
     ("inspect", inspect),

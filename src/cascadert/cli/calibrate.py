@@ -14,13 +14,20 @@ from rich.table import Column, Table
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, out, print_json, tracking
 from cascadert.errors import InvalidRequest
-from cascadert.precision import CALIBRATORS, Calibrator
+from cascadert.precision import CALIBRATORS, Calibrator, Int8Dialect
 
 if TYPE_CHECKING:
     from cascadert.bundle import Bundle
     from cascadert.calibration.calibrate import Calibrated
     from cascadert.calibration.judge import Found
     from cascadert.calibration.refit import Recording
+
+_DIALECTS: dict[str, tuple[Int8Dialect, ...]] = {
+    "both": ("tensorrt", "cpu"),
+    "tensorrt": ("tensorrt",),
+    "cpu": ("cpu",),
+    "none": (),
+}
 
 
 def calibrate(
@@ -39,6 +46,10 @@ def calibrate(
         Literal["classes", "uncertainty"],
         typer.Option(help="Which blocks are kept more often: of rare classes, or also of uncertain instances."),
     ] = "classes",
+    int8: Annotated[
+        Literal["both", "tensorrt", "cpu", "none"],
+        typer.Option(help="Prepare int8 for TensorRT, for ONNX Runtime on CPUs, both, or fp16 alone."),
+    ] = "both",
     calibrator: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Try only this one: {', '.join(CALIBRATORS)}.")
     ] = None,
@@ -73,6 +84,7 @@ def calibrate(
         source=", ".join(map(str, images)),
         samples=SampleOptions(frames=count, blocks=blocks, weighting=weighting, seed=seed, threads=threads),
         calibrators=_calibrators(calibrator),
+        dialects=_DIALECTS[int8],
         refit=refit,
         replace=force,
     )

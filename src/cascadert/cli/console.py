@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from cascadert.errors import MissingExtra
@@ -69,12 +78,19 @@ class Tracker:
         """Change the text."""
         self._progress.update(self._task, description=description)
 
+    def note(self, text: str) -> None:
+        """Print a line above the bar that stays."""
+        self._progress.console.print(Text(text), soft_wrap=True)
+
 
 @contextmanager
-def tracking(description: str, *, quiet: bool = False, counted: bool = True) -> Iterator[Tracker]:
-    """Show a progress bar while the body runs; `counted` adds "3/10" to it."""
-    columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
+def tracking(description: str, *, quiet: bool = False, counted: bool = True, timed: bool = False) -> Iterator[Tracker]:
+    """Show a progress bar while the body runs; `counted` adds "3/10" to it, `timed` the time that is left."""
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()]
     if counted:
-        columns.insert(3, MofNCompleteColumn())
+        columns.append(MofNCompleteColumn())
+    columns.append(TimeElapsedColumn())
+    if timed:
+        columns += [TextColumn("left"), TimeRemainingColumn()]
     with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         yield Tracker(progress, description)

@@ -1,10 +1,11 @@
-"""`inspect` and `targets`: what there is."""
+"""`inspect`: what an artefact is."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,63 +13,68 @@ from rich.table import Column, Table
 from rich.tree import Tree
 
 from cascadert.cli.console import Json, out, print_json, tracking
+from cascadert.cli.memory_tables import plan_to_dict, print_memory, show_bytes
+from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cascadert.bundle import Bundle, BundleManifest, StageEntry
     from cascadert.deployment import Deployment, DeploymentManifest
+    from cascadert.engines.memory_plan import MemoryPlan
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle or a deployment.")], as_json: Json = False
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, a deployment or a kit.")],
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Say whether a bundle fits this target's memory.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "tf32", "fp16", "int8"] | None,
+        typer.Option(help="Estimate a bundle's memory in this precision; else in each."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Check a bundle or deployment and show its stages, how they are wired, and what they cost.
+    """Check a bundle or deployment and show its stages, how they are wired, and what they cost; or what a kit holds.
 
-    Python: cascadert.deployment.open_artefact
+    Python: cascadert.deployment.open_artefact, cascadert.engines.memory_plan.plan_artefact
     """
     from cascadert.deployment import open_artefact
+    from cascadert.engines.kit import is_kit, read_kit
+    from cascadert.engines.memory_plan import plan_artefact
 
+    if is_kit(path):
+        from cascadert.cli.kits import describe_kit
+
+        if target is not None or precision is not None:
+            raise InvalidRequest(str(path), "is a kit: it has its target", "leave --target and --precision out")
+        describe_kit(read_kit(path), as_json=as_json)
+        return
     with tracking(f"checking {path}", quiet=as_json, counted=False):
         artefact = open_artefact(path)
-    describe(artefact, as_json=as_json)
+        plans = plan_artefact(artefact, target, precision)
+    describe(artefact, plans, as_json=as_json)
 
 
-def targets(as_json: Json = False) -> None:
-    """List what engines can be built for.
-
-    Python: cascadert.engines.profiles.list_targets
-    """
-    from cascadert.engines.profiles import list_targets
-
-    known = list_targets()
-    if as_json:
-        print_json(json.dumps([target.model_dump() for target in known], indent=1))
-        return
-    table = Table("target", "devices", "backend", "compute capability", "precisions", box=SIMPLE_HEAD)
-    for target in known:
-        capability = target.compute_capability or ""
-        table.add_row(target.name, target.title, target.backend, capability, ", ".join(target.precisions))
-    out.print(table)
-
-
-def describe(artefact: Bundle | Deployment, *, as_json: bool = False) -> None:
-    """Print what an artefact is, as tables or as its manifest in JSON."""
+def describe(
+    artefact: Bundle | Deployment, plans: Sequence[MemoryPlan] | None = None, *, as_json: bool = False
+) -> None:
+    """Print what an artefact is and what it takes, as tables or as its manifest in JSON."""
     from cascadert.deployment import Deployment
-    from cascadert.runtime.plan import make_plan
+    from cascadert.engines.memory_plan import plan_artefact
 
+    plans = plan_artefact(artefact) if plans is None else plans
     built = artefact.manifest if isinstance(artefact, Deployment) else None
     bundle = artefact.manifest.bundle if isinstance(artefact, Deployment) else artefact.manifest
-    slot = make_plan(bundle).slot_bytes
     kind = "bundle" if built is None else "deployment"
     if as_json:
         manifest = artefact.manifest.model_dump(mode="json", by_alias=True)
-        found = {"path": str(artefact.path), "kind": kind, "slot_bytes": slot, "manifest": manifest}
+        memory = [plan_to_dict(plan) for plan in plans]
+        found = {"path": str(artefact.path), "kind": kind, "memory": memory, "manifest": manifest}
         print_json(json.dumps(found, indent=1))
         return
     out.print(f"[bold]{kind}[/bold] {artefact.path}", soft_wrap=True)
     out.print(_frame_line(bundle))
     out.print(_stage_table(bundle))
-    out.print(_memory_table(bundle))
-    out.print(f"and {show_bytes(slot)} for each frame in flight: its planes, and every output")
+    print_memory(plans)
     out.print(_wiring(bundle))
     if built is not None:
         _print_built(built)
@@ -97,16 +103,6 @@ def _stage_table(manifest: BundleManifest) -> Table:
             show_bytes(stage.graph.bytes),
             show_decision(stage),
         )
-    return table
-
-
-def _memory_table(manifest: BundleManifest) -> Table:
-    total = manifest.spec.blocks
-    table = Table("stage", "weights", "activations, n = 1", f"n = {total}", box=SIMPLE_HEAD)
-    table.title, table.title_justify = "memory, as estimated for ONNX Runtime", "left"
-    for stage in manifest.stages:
-        activations = (show_bytes(stage.memory.activations(n)) for n in (1, total))
-        table.add_row(stage.name, show_bytes(stage.memory.weights_bytes), *activations)
     return table
 
 
@@ -148,19 +144,19 @@ def _plain(text: str) -> str:
 
 
 def _print_built(manifest: DeploymentManifest) -> None:
-    built = manifest.built_for
+    from cascadert.precision import precision_names
+
+    built, precisions = manifest.built_for, precision_names(manifest.precisions)
     capability = f", compute capability {built.compute_capability}" if built.compute_capability else ""
-    out.print(f"built for [bold]{built.target}[/bold]: {built.backend}, {built.precision}{capability}")
+    if built.gpu is not None:
+        capability = f" {built.tensorrt}, {built.gpu.name}{capability}"
+    out.print(f"built for [bold]{built.target}[/bold]: {built.backend}{capability}, {precisions}")
     if built.blocks is not None:
         smallest, typical, largest = built.blocks
         out.print(f"refines {smallest} to {largest} blocks, tuned for {typical}")
-    table = Table("stage", "engine", "built in", box=SIMPLE_HEAD)
+    table = Table("stage", "precision", "device", "engine", "built in", box=SIMPLE_HEAD)
     for entry in manifest.engines:
-        table.add_row(entry.stage, show_bytes(entry.engine.bytes), f"{entry.build_seconds:.1f} s")
+        seconds = f"{entry.build_seconds:.1f} s" + (", earlier" if entry.from_cache else "")
+        table.add_row(entry.stage, entry.precision, entry.device, show_bytes(entry.engine.bytes), seconds)
     out.print(table)
     out.print("by " + ", ".join(f"{name} {version}" for name, version in manifest.builder.items()))
-
-
-def show_bytes(count: int) -> str:
-    """Return a size in binary units."""
-    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -10,59 +10,95 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cascadert.engines.worker import USE_RTX, BuildRequest
+from pydantic import TypeAdapter
+
+from cascadert.engines.build_request import REQUEST_FILE, BuildRequest
+from cascadert.engines.inspection import LayerTypes
+from cascadert.engines.recipe import EngineRecipe, TensorRTBackend
 from cascadert.errors import BuildError, MissingExtra
 
 Message = dict[str, Any]
 
+_PRODUCTS: dict[TensorRTBackend, tuple[str, str]] = {
+    "tensorrt-rtx": ("TensorRT-RTX", "rtx"),
+    "tensorrt": ("TensorRT", "tensorrt"),
+}
+"""Name and extra of each builder."""
+
+_LAYERS = TypeAdapter(tuple[LayerTypes, ...])
+
 
 @dataclass(frozen=True)
 class Fault:
-    """One complaint of TensorRT. `node` is the ONNX node it named, empty where it named none."""
+    """One complaint of TensorRT.
+
+    `node` is the ONNX node it named, empty where it named none; `index` the place of that node in the graph, which is
+    all that TensorRT 8 tells, and -1 where it told none.
+    """
 
     text: str
     node: str
+    index: int = -1
 
 
 class RefusedGraph(Exception):
-    """TensorRT did not take the graph; `by` is "parser" or "builder"."""
+    """TensorRT did not take the graph; `by` is "parser" or "builder", `product` the builder's name."""
 
-    def __init__(self, by: str, faults: tuple[Fault, ...]) -> None:
-        self.by, self.faults = by, faults
-        super().__init__(f"{by}: {faults}")
+    def __init__(self, by: str, faults: tuple[Fault, ...], product: str = "TensorRT-RTX") -> None:
+        self.by, self.faults, self.product = by, faults, product
+        super().__init__(f"{product}'s {by}: {faults}")
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine, the seconds TensorRT took for it, and the versions that made it."""
+    """An engine and how it came to be.
 
-    engine: bytes
+    Attributes:
+        engine: its bytes.
+        seconds: how long TensorRT took.
+        versions: what made it.
+        timing_cache: what TensorRT timed, for the next build on the same device; none where it times nothing.
+        log: TensorRT's warnings.
+        network: types of the convolutions and products as TensorRT parsed them.
+    """
+
+    engine: bytes = field(repr=False)
     seconds: float
     versions: dict[str, str]
+    timing_cache: bytes | None = field(default=None, repr=False)
+    log: tuple[str, ...] = ()
+    network: tuple[LayerTypes, ...] = ()
 
 
 def run_worker(
-    request: BuildRequest, folder: Path, subject: str, timeout_s: float, on_progress: Callable[[Message], None]
+    recipe: EngineRecipe,
+    folder: Path,
+    subject: str,
+    timeout_s: float,
+    on_progress: Callable[[Message], None],
+    timing_cache: bytes | None = None,
 ) -> BuiltEngine:
     """Build one engine in a process of its own.
 
     Args:
-        request: what to build.
+        recipe: what to build.
         folder: a scratch folder for this build alone.
         subject: what is built, for messages.
         timeout_s: seconds after which the process is killed.
         on_progress: called with every progress message.
+        timing_cache: of an earlier build on this device.
 
     Raises:
         RefusedGraph: TensorRT did not take the graph.
-        BuildError: the process crashed, was killed or took too long.
-        MissingExtra: TensorRT-RTX or Polygraphy is not installed.
+        BuildError: this TensorRT or device lacks what the recipe asks for, or the process crashed, was killed or took
+            too long.
+        MissingExtra: the recipe's TensorRT is not installed.
     """
-    (folder / "request.json").write_text(request.to_json(), encoding="utf-8")
+    request = BuildRequest.write(recipe, folder, timing_cache)
     noise, last = folder / "worker.log", Message()
     with _worker(folder, noise) as (process, lines), _deadline(process, timeout_s) as expired:
         for line in lines:
@@ -76,22 +112,42 @@ def run_worker(
         found = f"did not finish within {timeout_s:g} s"
         raise BuildError(subject, found, "allow more time, or lower the optimization level")
     if last.get("kind") == "done" and status == 0:
-        return BuiltEngine(Path(request.engine).read_bytes(), last["seconds"], last["versions"])
-    if last.get("kind") == "missing":
-        missing = f"the Python module '{last['module']}' is not installed"
-        raise MissingExtra("to build engines with TensorRT-RTX", missing, 'pip install "cascadert[rtx]"')
-    if last.get("kind") == "refused":
-        raise RefusedGraph(last["by"], tuple(Fault(**fault) for fault in last["faults"]))
+        return _built(request, last)
+    _raise_refusal(recipe.backend, subject, last)
     raise _crash(subject, status, noise.read_text(encoding="utf-8", errors="replace"))
+
+
+def _built(request: BuildRequest, done: Message) -> BuiltEngine:
+    times = Path(request.timing_cache)
+    return BuiltEngine(
+        engine=Path(request.engine).read_bytes(),
+        seconds=done["seconds"],
+        versions=done["versions"],
+        timing_cache=times.read_bytes() if times.exists() else None,
+        log=tuple(done["log"]),
+        network=_LAYERS.validate_python(done["network"]),
+    )
+
+
+def _raise_refusal(backend: TensorRTBackend, subject: str, last: Message) -> None:
+    product, extra = _PRODUCTS[backend]
+    match last.get("kind"):
+        case "missing":
+            missing = f"the Python module '{last['module']}' is not installed"
+            raise MissingExtra(f"to build engines with {product}", missing, f'pip install "cascadert[{extra}]"')
+        case "unfit":
+            raise BuildError(subject, last["found"], last["remedy"])
+        case "refused":
+            raise RefusedGraph(last["by"], tuple(Fault(**fault) for fault in last["faults"]), product)
 
 
 @contextmanager
 def _worker(folder: Path, noise: Path) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
     """Start the worker; yields it and the lines it reports. Whatever happens, it is gone afterwards."""
     ours, theirs = os.pipe()
-    command = [sys.executable, "-X", "faulthandler", "-m", "cascadert.engines.worker", "request.json", str(theirs)]
+    command = [sys.executable, "-X", "faulthandler", "-m", "cascadert.engines.worker", REQUEST_FILE, str(theirs)]
     # The worker finds the same packages as this process, wherever it was started from.
-    environment = {**os.environ, USE_RTX: "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with os.fdopen(ours, encoding="utf-8") as lines, noise.open("wb") as output:
         try:
             process = subprocess.Popen(

@@ -58,7 +58,9 @@ class DoubleGpu(HostDevice):
     """A host device that the double runs on.
 
     Attributes:
-        compute_capability: what it passes for.
+        title: what it passes for, as its name.
+        compute_capability: the same, as a number.
+        multiprocessors, memory_bytes: the same, in size.
         streams: its streams by handle.
         calls: what contexts were told, in words.
         refusal: what the next context or run is refused with, where not empty.
@@ -66,7 +68,10 @@ class DoubleGpu(HostDevice):
         contexts: those that are alive.
     """
 
+    title: str = "NVIDIA A10"
     compute_capability: str = "8.6"
+    multiprocessors: int = 72
+    memory_bytes: int = 24 * 2**30
     streams: dict[int, WorkerStream] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     refusal: str = ""
@@ -75,6 +80,10 @@ class DoubleGpu(HostDevice):
     _busy: list[range] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _memory: weakref.WeakValueDictionary[int, np.ndarray] = field(default_factory=weakref.WeakValueDictionary)
+
+    @property
+    def name(self) -> str:
+        return self.title
 
     def allocate(self, shape: tuple[int, ...], dtype: DType) -> HostBuffer:
         return self._remember(super().allocate(shape, dtype))

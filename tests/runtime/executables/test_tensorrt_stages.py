@@ -1,5 +1,6 @@
 """Deployments loaded with TensorRT: all stages or none, and only on the GPU they were built for."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from cascadert.deployment import (
     Deployment,
     DeploymentManifest,
     EngineEntry,
+    GpuFingerprint,
     engine_part,
     write_deployment,
 )
@@ -23,15 +25,13 @@ from cascadert.device import Stream
 from cascadert.errors import BundleError, DeploymentError, InvalidRequest
 from cascadert.graph import Graph
 from cascadert.runtime.devices.cuda_probe import why_no_gpu
-from cascadert.runtime.executables.tensorrt import check_device, load_tensorrt_stages
+from cascadert.runtime.executables.tensorrt import check_device, check_version, load_tensorrt_stages
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.results import Submission
 from cascadert.spec import ThresholdPolicy
 
-BUILT_FOR = BuiltFor(
-    target="rtx-30", backend="tensorrt-rtx", precision="fp32", compute_capability="8.6", blocks=(1, 4, BLOCKS)
-)
+BUILT_FOR = BuiltFor(target="rtx-30", backend="tensorrt-rtx", compute_capability="8.6", blocks=(1, 4, BLOCKS))
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def deploy(toy_bundle: Bundle, tmp_path: Path) -> Callable[..., Deployment]:
             EngineEntry(
                 stage=name,
                 engine=engine_part(name, "engine", plan),
+                precision="fp32",
                 graph_sha256=toy_bundle.graphs[name].sha256,
+                lowered_sha256=toy_bundle.graphs[name].sha256,
                 build_seconds=0.5,
             )
             for name, plan in plans.items()
@@ -112,11 +114,51 @@ def test_a_foreign_gpu_is_refused_before_anything_is_loaded(
     with pytest.raises(DeploymentError, match=message):
         load_tensorrt_stages(deploy(plans), gpu)
     assert not gpu.calls
-    check_device(BUILT_FOR, "8.6")
+
+
+GPU = GpuFingerprint(name="NVIDIA A10", compute_capability="8.6", multiprocessors=72, memory_bytes=24 * 2**30)
+FULL = BuiltFor(target="rtx-30", backend="tensorrt", compute_capability="8.6", gpu=GPU, tensorrt="10.3.0")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "other", "found"),
+    [
+        ("title", "NVIDIA A40", "name NVIDIA A10; this GPU has NVIDIA A40"),
+        ("compute_capability", "8.9", r"compute capability 8\.6; this GPU has 8\.9"),
+        ("multiprocessors", 60, "multiprocessors 72; this GPU has 60"),
+        ("memory_bytes", 12 * 2**30, "memory bytes 25769803776; this GPU has 12884901888"),
+    ],
+)
+def test_engines_of_full_tensorrt_fit_an_identical_gpu_alone(
+    gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy, attribute: str, other: object, found: str
+) -> None:
+    check_device(FULL, gpu)
+    setattr(gpu, attribute, other)
+    with pytest.raises(DeploymentError, match=rf"^deployment for rtx-30: was built for {found}; build it anew on this"):
+        load_tensorrt_stages(deploy(plans, FULL), gpu)
+    assert not gpu.calls
+    if attribute != "compute_capability":
+        check_device(BUILT_FOR, gpu)  # engines of TensorRT-RTX fit all of a compute capability
+
+
+def test_engines_of_full_tensorrt_fit_one_version_alone(
+    gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_tensorrt("10", gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    other = FULL.model_copy(update={"tensorrt": "8.6.1"})
+    message = (
+        rf"^deployment for rtx-30: was built with TensorRT 8\.6\.1; {re.escape(module.__version__)} is installed; "
+        "build it anew with this version, or install that one$"
+    )
+    with pytest.raises(DeploymentError, match=message):
+        load_tensorrt_stages(deploy(plans, other), gpu)
+    assert not gpu.calls
+    check_version(BUILT_FOR, "1.7.1")
 
 
 def test_a_deployment_for_the_cpu_is_refused(gpu: DoubleGpu, plans: dict[str, bytes], deploy: Deploy) -> None:
-    cpu = BuiltFor(target="cpu", backend="onnxruntime", precision="fp32")
+    cpu = BuiltFor(target="cpu", backend="onnxruntime")
     with pytest.raises(DeploymentError, match=r"deployment: holds graphs for ONNX Runtime; run it on the CPU$"):
         load_tensorrt_stages(deploy(plans, cpu), gpu)
 

@@ -22,16 +22,47 @@ class Gpu(Device, Protocol):
         """As in "8.6"."""
         ...
 
+    @property
+    def multiprocessors(self) -> int:
+        """How many streaming multiprocessors it has."""
+        ...
 
-def check_device(built_for: BuiltFor, compute_capability: str) -> None:
-    """Check that engines of TensorRT-RTX fit a GPU; before they are loaded, since TensorRT is not to be relied on.
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory."""
+        ...
+
+
+def check_device(built_for: BuiltFor, gpu: Gpu) -> None:
+    """Check that engines fit a GPU; before they are loaded, since TensorRT is not to be relied on.
+
+    Engines of TensorRT-RTX fit every GPU of their compute capability, those of full TensorRT only one like that on
+    which they were built.
 
     Raises:
-        DeploymentError: they were built for another compute capability; the message names both.
+        DeploymentError: they were built for another; the message names what differs.
     """
-    if built_for.compute_capability != compute_capability:
-        found = f"was built for compute capability {built_for.compute_capability}; this GPU has {compute_capability}"
-        remedy = "build the bundle for a target of that compute capability"
+    wanted = {"compute capability": built_for.compute_capability}
+    remedy = "build the bundle for a target of that compute capability"
+    if built_for.gpu is not None:
+        wanted |= {name.replace("_", " "): value for name, value in built_for.gpu.model_dump().items()}
+        remedy = "build it anew on this device"
+    for field, value in wanted.items():
+        found = getattr(gpu, field.replace(" ", "_"))
+        if found != value:
+            words = f"was built for {field} {value}; this GPU has {found}"
+            raise DeploymentError(f"deployment for {built_for.target}", words, remedy)
+
+
+def check_version(built_for: BuiltFor, version: str) -> None:
+    """Check that full TensorRT is of the version that built the engines; it promises to load no others.
+
+    Raises:
+        DeploymentError: it is another.
+    """
+    if built_for.tensorrt not in (None, version):
+        found = f"was built with TensorRT {built_for.tensorrt}; {version} is installed"
+        remedy = "build it anew with this version, or install that one"
         raise DeploymentError(f"deployment for {built_for.target}", found, remedy)
 
 
@@ -42,15 +73,17 @@ def load_tensorrt_stages(
 
     Raises:
         BundleError: a missing or changed engine.
-        DeploymentError: engines for another GPU, or that TensorRT refuses.
+        DeploymentError: engines for another GPU or version, or that TensorRT refuses.
         InvalidRequest: a choice that this flavour of TensorRT does not have.
         MissingExtra: it is not installed.
     """
     manifest = deployment.manifest
     if manifest.built_for.backend == "onnxruntime":
         raise DeploymentError(str(deployment.path), "holds graphs for ONNX Runtime", "run it on the CPU")
-    check_device(manifest.built_for, device.compute_capability)
-    tensorrt = TensorRT(import_tensorrt(manifest.built_for.backend))
+    check_device(manifest.built_for, device)
+    module = import_tensorrt(manifest.built_for.backend)
+    check_version(manifest.built_for, module.__version__)
+    tensorrt = TensorRT(module)
     executables = {}
     with ExitStack() as loaded:
         for stage in manifest.bundle.stages:

@@ -1,0 +1,99 @@
+"""The form that a stage takes in one precision for one builder: its graph, and what the builder is told besides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cascadert.engines.facts import BackendFacts
+from cascadert.engines.lint import check_graph
+from cascadert.engines.profiles import Target
+from cascadert.graph import Graph
+from cascadert.precision import Numerics, Precision, StageCalibration, numerics_of
+
+_FIRST_FP16_QDQ_OPSET = 19
+"""From here on the float side of Q/DQ may be float16."""
+
+
+@dataclass(frozen=True)
+class StageForm:
+    """How one stage is lowered and checked.
+
+    Where a builder is strongly typed, precision is in the graph alone. Where it is not, the graph of fp16 is that of
+    fp32 and flags say the rest; int8 is in the graph either way.
+    """
+
+    subject: str
+    precision: Precision
+    target: Target
+    facts: BackendFacts
+    calibration: StageCalibration | None
+
+    def lower(self, graph: Graph) -> Graph:
+        """Lower a semantic graph, and check it against what the target takes.
+
+        Raises:
+            BuildError: an operator that the target's parser refuses, or takes wrongly.
+            GraphError: int8 without a calibration.
+            PassError: an operator that has no form there.
+        """
+        lowered = self.unchecked(graph)
+        check_graph(self.subject, lowered, self.facts, self.target.compute_capability)
+        return lowered
+
+    def unchecked(self, graph: Graph) -> Graph:
+        """Lower a semantic graph, and do not ask whether the target takes it."""
+        from cascadert.export.precision import lower_to
+
+        dialect: Literal["onnxruntime", "tensorrt"] = "onnxruntime" if self._on_cpu else "tensorrt"
+        rest: Literal["fp32", "fp16"] = "fp16" if self._half_beside_int8 else "fp32"
+        return self._in_opset(lower_to(graph, dialect, self._numerics, self.calibration, rest))
+
+    def flags(self, graph: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the builder's flags, and the operators of a lowered graph that it must keep in float32."""
+        from cascadert.export.precision import float32_operators
+
+        if self.precision == "tf32":
+            return ("TF32",), ()
+        if self.facts.strongly_typed or self.precision == "fp32":
+            return (), ()
+        # A builder that may use int8 and finds no Q/DQ asks for a calibrator.
+        integer = ("INT8",) if self.precision == "int8" and _is_quantized(graph) else ()
+        if not self._fast_half:
+            return integer, ()
+        return (*integer, "FP16"), float32_operators(graph, self.calibration)
+
+    def _in_opset(self, graph: Graph) -> Graph:
+        """Convert a graph that is newer than the parser, or older than what it says."""
+        from cascadert.export.onnx_io import model_from_graph
+        from cascadert.export.opset import to_opset
+        from cascadert.export.passes.older_opset import opset_of
+
+        needed = _FIRST_FP16_QDQ_OPSET if self._half_beside_int8 and self.precision == "int8" else 0
+        return to_opset(graph, min(max(opset_of(model_from_graph(graph)), needed), self.facts.opset))
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.facts.name == "onnxruntime"
+
+    @property
+    def _numerics(self) -> Numerics:
+        """Those of the graph."""
+        if self.precision == "fp16" and not self.facts.strongly_typed:
+            return "fp32"
+        return numerics_of(self.precision, self._on_cpu)
+
+    @property
+    def _fast_half(self) -> bool:
+        return "fp16" in self.target.with_speed("fast")
+
+    @property
+    def _half_beside_int8(self) -> bool:
+        typed = self.facts.strongly_typed and not self._on_cpu
+        return typed and self._fast_half and self.facts.opset >= _FIRST_FP16_QDQ_OPSET
+
+
+def _is_quantized(graph: Graph) -> bool:
+    from cascadert.export.onnx_io import model_from_graph
+
+    return any(node.op_type == "QuantizeLinear" for node in model_from_graph(graph).graph)

@@ -1,0 +1,36 @@
+"""A double of TensorRT's builder, for tests: versions 8.5 to 11.4, chosen by CASCADERT_DOUBLE_TENSORRT.
+
+It has what that version has and no more, so that probes for attributes are really put to the test; it parses ONNX, it
+refuses what that version refuses, and the plans it returns run on the run-time double (`tensorrt_double`).
+"""
+
+from tensorrt import _surface
+from tensorrt._builder import Builder
+from tensorrt._parser import OnnxParser
+from tensorrt._surface import (
+    BuilderFlag,
+    DataType,
+    DeviceType,
+    ILogger,
+    LayerType,
+    MemoryPoolType,
+    NetworkDefinitionCreationFlag,
+)
+
+__all__ = [
+    "Builder",
+    "BuilderFlag",
+    "DataType",
+    "DeviceType",
+    "ILogger",
+    "LayerType",
+    "MemoryPoolType",
+    "NetworkDefinitionCreationFlag",
+    "OnnxParser",
+]
+__version__ = _surface.VERSION.text
+
+if _surface.VERSION.optimization_level:
+
+    class IProgressMonitor:
+        """Called while an engine is built."""
