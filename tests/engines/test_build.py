@@ -34,7 +34,6 @@ ONE_OF_EACH_CAPABILITY = {target.compute_capability: target for target in BUILT_
 @pytest.fixture(autouse=True)
 def needs_the_builder() -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the extra 'rtx'")
-    pytest.importorskip("polygraphy", reason="needs the extra 'rtx'")
 
 
 @pytest.mark.parametrize("target", ONE_OF_EACH_CAPABILITY, ids=lambda target: target.name)

@@ -6,7 +6,12 @@ What a flavour can do is asked of its module and objects (`hasattr`), never of i
 from cascadert.runtime.executables.tensorrt.context import TensorRTOptions
 from cascadert.runtime.executables.tensorrt.executable import StageEngine, TensorRTExecutable
 from cascadert.runtime.executables.tensorrt.runtime import TensorRT, import_tensorrt
-from cascadert.runtime.executables.tensorrt.stages import check_device, check_version, load_tensorrt_stages, share_memory
+from cascadert.runtime.executables.tensorrt.stages import (
+    check_device,
+    check_version,
+    load_tensorrt_stages,
+    share_memory,
+)
 
 __all__ = [
     "StageEngine",
