@@ -112,7 +112,7 @@ def sizes_and_times(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
             for n in ("fp32", "int8-tensorrt", "int8-cpu")
         }
         typed = network_graph(lower_to(graph, "tensorrt", "fp16", bundle.calibrations[name]))
-        sessions = {n: open_session(f"{name}, {n}", form, threads=1) for n, form in forms.items()}
+        sessions = {n: open_session(f"{name}, {n}", form.onnx, threads=1) for n, form in forms.items()}
         shape = [size if isinstance(size, int) else 4 for size in forms["fp32"].inputs[0].shape]
         pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         times: dict[str, list[float]] = {n: [] for n in sessions}

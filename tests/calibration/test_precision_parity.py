@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from cascadert.bundle import Bundle, BundleManifest, calibration_part, read_bundle, write_bundle
 from cascadert.calibration.metrics import ConfusionMatrix, sqnr_db
@@ -100,7 +101,9 @@ def street_truth(street: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(street["frame"][..., 0] % 5 == 0, 255, brightness // 64).astype(np.uint8)
 
 
-def pipeline_results(bundle: Bundle, numerics: Numerics, streets: list[dict[str, np.ndarray]]) -> list[Result]:
+def pipeline_results(
+    bundle: Bundle, numerics: Numerics, streets: list[dict[str, np.ndarray]], theta: float = 1.0
+) -> list[Result]:
     """What the runtime makes of the same graphs."""
     graphs = {
         name: lower_to(graph, DIALECTS[numerics], numerics, bundle.calibrations[name])
@@ -108,7 +111,7 @@ def pipeline_results(bundle: Bundle, numerics: Numerics, streets: list[dict[str,
     }
     options = RuntimeOptions(mode="serial", threads=1, tensors="all")
     with open_graphs(bundle.manifest, graphs, options) as pipeline:
-        return [pipeline.infer(street) for street in streets]
+        return [pipeline.infer(street, {"accurate": ThresholdPolicy(theta=theta)}) for street in streets]
 
 
 def rewritten(bundle: Bundle, path: Path, change: Callable[[dict[str, Any]], None]) -> Bundle:
@@ -208,6 +211,20 @@ class TestNumbers:
         np.testing.assert_array_equal(decision.found, scores["int8-cpu"])
         np.testing.assert_array_equal(decision.wanted, scores["fp32"] > 1.0)
 
+    def test_labels_of_a_refining_stage_count_where_it_refines(
+        self, int8_bundle: Bundle, int8_report: PrecisionReport, streets: list[dict[str, np.ndarray]]
+    ) -> None:
+        graph, found, different, refined = int8_bundle.graphs["accurate"], int8_bundle.calibrations["accurate"], 0, 0
+        runner = GraphRunner("accurate", lower_to(graph, DIALECTS["int8-cpu"], "int8-cpu", found), 1)
+        for street, result in zip(streets, pipeline_results(int8_bundle, "fp32", streets), strict=True):
+            decision = result.runs[-1]
+            prior = result.tensors["fast.labels"]
+            outputs = runner.run({**street, "indices": decision.order[: decision.n], "prior_labels": prior})
+            different += np.count_nonzero(outputs["labels"] != result.labels)
+            refined += decision.n * 16 * 16
+        assert different > 0
+        assert int8_report.row("int8-cpu").stage_agreement["accurate"] == pytest.approx(1 - different / refined)
+
     def test_quality(
         self, int8_bundle: Bundle, int8_report: PrecisionReport, streets: list[dict[str, np.ndarray]]
     ) -> None:
@@ -232,6 +249,11 @@ class TestNumbers:
         assert fp16.mean_n["accurate"] == refitted.spec.blocks
         assert fp16.before["accurate"].iou == 1.0
         assert fp16.after["accurate"].iou == fp32.mean_n["accurate"] / refitted.spec.blocks
+        before, after = (
+            pipeline_results(refitted, *each) for each in (("fp32", streets[:2]), ("fp16", streets[:2], -1.0))
+        )
+        agree = np.mean([a.labels == b.labels for a, b in zip(before, after, strict=True)])
+        assert fp16.label_agreement == agree < 1
         assert fp16.quality is not None
         assert fp16.quality.miou == fp16.quality.miou_every
         assert fp16.quality.pavpu_before != fp16.quality.pavpu
@@ -264,13 +286,10 @@ class TestFailures:
             report.check()
 
     def test_one_class(self, toy_folder: Path, toy_data: dict[str, Any], save_spec: Any, tmp_path: Path) -> None:
-        toy_data["name"] = "constant"
-        for stage in toy_data["stages"]:
-            stage |= {"model": "networks.py:Constant", "args": {}}
-            del stage["weights"]
-        toy_data["stages"][1]["select"] = ThresholdPolicy(theta=-1.0).model_dump()
-        spec = save_spec(toy_folder, toy_data)
-        constant = export_bundle(spec, tmp_path / "bundle", ExportOptions(random_weights=0))
+        toy_data["name"] = "all_alike"
+        toy_data["stages"] = [{"name": "fast", "model": "networks.py:Constant", "weights": "none.safetensors"}]
+        safetensors.torch.save_file({}, toy_folder / "none.safetensors")
+        constant = export_bundle(save_spec(toy_folder, toy_data), tmp_path / "bundle")
         report = compare_precisions(constant, options=PrecisionOptions(torch=False, threads=1, frames=1))
         with pytest.raises(ParityError, match="is vacuous: one class everywhere"):
             report.check()

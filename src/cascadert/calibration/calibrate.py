@@ -151,7 +151,9 @@ class _Run:
                 found = f"no block was refined on {len(traces)} held-out frames"
                 raise InvalidRequest(f"calibration of stage '{name}'", found, "lower theta, or give other frames")
             self._say(f"{name}: ranges")
-            measured = measure_ranges(network_graph(graph), {"pixels": self._samples.pixels[name]})
+            pixels = {"pixels": self._samples.pixels[name]}
+            histograms = None if options.dialects else ()  # fp16 asks for extremes alone
+            measured = measure_ranges(network_graph(graph), pixels, histograms, options.samples.threads)
             planner = StagePlanner(graph, measured, StageJudge(name, judged, options.samples.threads), self._say)
             for dialect in options.dialects:
                 planner.choose(dialect, options.calibrators)

@@ -30,9 +30,14 @@ class Exhibit:
     gained: tuple[int, ...]
 
     @property
+    def differing_pixels(self) -> int:
+        """How many pixels have another label."""
+        return int(np.count_nonzero(self.reference != self.labels))
+
+    @property
     def differing(self) -> float:
         """Share of the pixels with another label."""
-        return float(np.mean(self.reference != self.labels))
+        return self.differing_pixels / self.labels.size
 
     @property
     def rank(self) -> tuple[int, float]:

@@ -83,7 +83,7 @@ class Check:
     @property
     def shown(self) -> str:
         """The number in words."""
-        return f"{self.found:.{self.digits}f}{self.unit}"
+        return f"{round(self.found, self.digits) + 0.0:.{self.digits}f}{self.unit}"  # + 0.0: no "-0.00"
 
     @property
     def asked(self) -> str:

@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 
 KEPT: Colour = (255, 255, 255)
 LOST: Colour = (255, 59, 72)
-GAINED: Colour = (190, 120, 255)
+GAINED: Colour = (204, 130, 255)
 BETTER: Colour = (32, 160, 90)
 WORSE: Colour = (225, 40, 50)
 OTHER: Colour = (60, 120, 220)
@@ -68,5 +68,6 @@ def _scaled(image: Image8, resample: Image.Resampling) -> tuple[Image.Image, flo
 def _outline(picture: Image.Image, box: tuple[int, int, int, int], scale: float, colour: Colour) -> None:
     draw = ImageDraw.Draw(picture)
     top, left, bottom, right = (round(edge * scale) for edge in box)
-    for inset, line, pen in ((1, _CASING, 6), (2, colour, 4)):
+    line_px = 4 if colour == KEPT else 6
+    for inset, line, pen in ((1, _CASING, line_px + 2), (2, colour, line_px)):
         draw.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), outline=line, width=pen)

@@ -149,7 +149,7 @@ def _open_rows(bundle: Bundle, options: PrecisionOptions) -> tuple[list[Row], li
         if numerics not in offered:
             remedy = f"the bundle offers {', '.join(offered)}; `cascadert calibrate` makes one with int8"
             raise InvalidRequest(f"precision {numerics}", "not every stage was calibrated for it", remedy)
-    others: list[Numerics] = [numerics for numerics in wanted if numerics != REFERENCE]
+    others: list[Numerics] = [numerics for numerics in dict.fromkeys(wanted) if numerics != REFERENCE]
     rows = [_graph_row(bundle, numerics, options.threads) for numerics in (REFERENCE, *others)]
     notes = []
     if options.torch:
