@@ -73,7 +73,7 @@ def test_json_has_every_number(cli: Cli, toy_bundle: Bundle, images: Path, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--calibrator", "best"], "calibrator: is 'best'; choose min-max, percentile, entropy, mse"),
+        (["--calibrator", "best"], "'best' is not one of 'min-max', 'percentile', 'entropy', 'mse'"),
         (["--refit", "miou"], "refit 'miou': there are no labels; give labels, or refit for 'blocks'"),
         (["--labels", "nowhere"], "does not exist; every frame needs labels of its name"),
         (["--glob", "0[0-5]*"], "frames: are 6, of which every 4th is held out; give at least 8"),

@@ -60,7 +60,7 @@ _EXAMPLES = {
     ],
     "build-engine": [
         "cascadert build-engine demo/bundle --target rtx-40 -o demo/rtx-40",
-        "cascadert build-engine street.calibrated --target cpu --precision int8 -o street.cpu",
+        "cascadert build-engine calibrated --target cpu --precision int8 -o cpu",
         "cascadert build-engine street.bundle --target orin-nano-8gb -o kits",
         "cascadert build-engine street-orin-nano-8gb.kit -o orin",
     ],
