@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import onnx
 import pytest
 from onnx import TensorProto
@@ -10,6 +13,7 @@ from cascadert.bundle import Bundle
 from cascadert.engines.options import BuildOptions
 from cascadert.engines.plan import make_plan
 from cascadert.engines.profiles import load_target
+from cascadert.errors import TargetError
 
 
 def element_types(model: onnx.ModelProto) -> set[int]:
@@ -92,3 +96,17 @@ def test_every_stage_is_checked_in_the_form_that_the_builder_gets(
     assert checked == {
         f"stage '{name}' for gtx-1080-ti": (stage.graph, plan.facts, "6.1") for name, stage in plan.stages.items()
     }
+
+
+def test_a_dla_core_takes_no_stage_of_any_number_of_blocks(calibrated: Bundle) -> None:
+    target = load_target("agx-orin")
+    options = BuildOptions(precision="fp16", tensorrt="10.3.0", devices={"accurate": "dla0"})
+    message = (
+        "stage 'accurate' for agx-orin: dla0: takes stages of fixed size, and this one refines any number of blocks; "
+        "run it on the GPU, or build it with --max-blocks 1"
+    )
+    with pytest.raises(TargetError, match=f"^{re.escape(message)}$"):
+        make_plan(calibrated, target, options)
+    one = make_plan(calibrated, target, replace(options, max_blocks=1))
+    whole = make_plan(calibrated, target, replace(options, devices={"fast": "dla1"}))
+    assert (one.stages["accurate"].settings.dla_core, whole.stages["fast"].settings.dla_core) == (0, 1)

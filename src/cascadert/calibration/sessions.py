@@ -23,6 +23,8 @@ def open_session(name: str, content: bytes, threads: int = 0, optimize: bool = T
     ort = import_extra("onnxruntime", "cpu", "to calibrate")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    # Many sessions live side by side here, and each would keep the most that it ever needed.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

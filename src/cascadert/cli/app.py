@@ -54,9 +54,9 @@ _EXAMPLES = {
         "cascadert parity demo/calibrated --precisions fp16,int8 --html parity.html",
     ],
     "calibrate": [
-        "cascadert calibrate street.bundle --images frames -o street.calibrated",
-        "cascadert calibrate street.bundle --images frames --labels labels --refit miou -o street.calibrated",
-        "cascadert calibrate street.bundle --images clip.mp4 --int8 none -o street.fp16 --html fp16.html",
+        "cascadert calibrate demo/bundle --images demo/frames -o calibrated",
+        "cascadert calibrate bundle --images frames --labels labels -o calibrated",
+        "cascadert calibrate bundle --images clip.mp4 --int8 none -o out",
     ],
     "build-engine": [
         "cascadert build-engine demo/bundle --target rtx-40 -o demo/rtx-40",

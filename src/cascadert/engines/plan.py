@@ -21,7 +21,7 @@ from cascadert.engines.options import (
 from cascadert.engines.profiles import Target
 from cascadert.engines.recipe import BuilderSettings, EngineRecipe, Shapes
 from cascadert.engines.request import check_request
-from cascadert.errors import BuildError, import_extra
+from cascadert.errors import BuildError, TargetError, import_extra
 from cascadert.graph import Graph
 from cascadert.precision import Precision, numerics_of
 
@@ -105,11 +105,19 @@ def make_plan(bundle: Bundle, target: Target, options: BuildOptions = DEFAULTS) 
         form = StageForm(subject, precisions[name], target, facts, bundle.calibrations.get(name))
         graph = form.lower(bundle.graphs[name])
         shapes = {} if on_cpu else _shapes(graph, blocks, subject)
+        _check_dla(subject, devices[name], shapes)
         settings = BuilderSettings() if on_cpu else _settings(form, graph, options, devices[name])
         stages[name] = StagePlan(graph, precisions[name], devices[name], shapes, settings)
     manifest = _with_policies(bundle.manifest, precisions, on_cpu)
     tools = {"onnx": metadata.version("onnx")}
     return BuildPlan(manifest, target, facts, stages, None if on_cpu else blocks, tools)
+
+
+def _check_dla(subject: str, device: str, shapes: Shapes) -> None:
+    """Refuse a DLA core for what has no fixed size (NVIDIA's layer restrictions for DLA)."""
+    if device.startswith("dla") and any(smallest != largest for smallest, _, largest in shapes.values()):
+        found = "takes stages of fixed size, and this one refines any number of blocks"
+        raise TargetError(f"{subject}: {device}", found, "run it on the GPU, or build it with --max-blocks 1")
 
 
 def _settings(form: StageForm, graph: Graph, options: BuildOptions, device: str) -> BuilderSettings:
