@@ -32,7 +32,7 @@ from cascadert.engines.build import BuildOptions
 from cascadert.engines.inspection import engine_types
 from cascadert.engines.lock import build_lock
 from cascadert.engines.plan import make_plan
-from cascadert.engines.process import BuiltEngine, run_worker
+from cascadert.engines.process import BuiltEngine, RefusedGraph, run_worker
 from cascadert.engines.profiles import Target, list_targets, load_target
 from cascadert.errors import CascadertError
 
@@ -67,7 +67,7 @@ def build_rows(bundle: Bundle, target: Target, precision: str, versions: dict[st
         with tempfile.TemporaryDirectory(prefix="cascadert-bench-") as scratch, build_lock():
             try:
                 built = run_worker(plan.recipe(stage), Path(scratch), f"stage '{stage}'", 3600.0, lambda _: None)
-            except CascadertError as error:
+            except (CascadertError, RefusedGraph) as error:
                 yield Row(name, stage, target.name, precision, refused=str(error))
                 continue
         versions |= built.versions

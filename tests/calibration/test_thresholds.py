@@ -59,13 +59,14 @@ def test_neighbours_in_float32_are_told_apart(values: list[float], data: st.Data
 
 
 def test_it_lies_half_way_between_two_scores() -> None:
-    old, new = np.array([3, 2, 1], np.float32), np.array([6, 4, 1], np.float32)
-    assert refit_theta([old], 1.5, [new]) == 2.5
+    old, new = np.array([3, 2, 1], np.float32), np.array([6, 4, 2], np.float32)
+    assert refit_theta([old], 1.5, [new]) == 3.0
     assert refit_theta([old], 2.5, [new]) == 5.0
 
 
-def test_all_or_none_keep_the_theta_where_it_still_says_so() -> None:
+def test_a_theta_stays_where_it_still_refines_as_many() -> None:
     old, new = np.array([2, 1], np.float32), np.array([2.5, 0.5], np.float32)
+    assert refit_theta([old], 1.75, [new]) == 1.75
     assert refit_theta([old], 3.0, [new]) == 3.0
     assert refit_theta([old], 0.25, [new]) == 0.25
     assert refit_theta([old], 2.25, [new]) == 2.5  # none, so no block above it

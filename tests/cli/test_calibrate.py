@@ -70,6 +70,14 @@ def test_json_has_every_number(cli: Cli, toy_bundle: Bundle, images: Path, tmp_p
     assert found["parity"]["rows"][1]["quality"]["miou"] is not None
 
 
+def test_json_has_no_word_for_a_stage_without_noise(cli: Cli, toy_bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    options = ["--int8", "tensorrt", "--calibrator", "min-max", "--threads", 1, "--count", 8, "--json"]
+    result = cli("calibrate", toy_bundle.path, "--images", images / "images", "-o", tmp_path / "out", *options)
+    found = json.loads(result.stdout, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+    final = found["int8"]["fast"]["tensorrt"]["final"]
+    assert final == {"sqnr_db": None, "agreement": 1.0, "entropy_bits": 0.0}, "convolutions this thin stay in float"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

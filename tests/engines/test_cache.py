@@ -160,6 +160,10 @@ class TestCorruption:
         assert cache.find(KEY) == BUILT
         assert [path.name for path in cache.folder.iterdir()] == [entry.name]
 
+    def test_a_neighbour_that_cannot_be_read_is_no_nearest_entry(self, cache: EngineCache) -> None:
+        (cache.folder / f"{'0' * 64}.engine").mkdir()
+        assert cache.find(KEY) == Miss("there is none of this stage")
+
     def test_corrupt_neighbours_are_no_nearest_entries(self, cache: EngineCache, entry: Path) -> None:
         entry.write_bytes(entry.read_bytes()[:-1])
         other = engine_key("street", replace(RECIPE, precision="tf32"), "1.7.1", None)

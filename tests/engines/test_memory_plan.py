@@ -209,3 +209,12 @@ def test_a_deployment_has_its_own_target_and_precisions(toy_bundle: Bundle, tmp_
         InvalidRequest, match=r"cpu: is a deployment, which has its .*; leave --target and --precision out"
     ):
         plan_artefact(deployment, "rtx-30")
+
+
+def test_a_deployment_takes_no_more_than_its_engines_do(toy_bundle: Bundle, tmp_path: Path) -> None:
+    from cascadert.engines.build import BuildOptions, build_engine
+
+    deployment = build_engine(toy_bundle, "rtx-30", tmp_path / "rtx", BuildOptions(max_blocks=2))
+    (limited,), (bundle, *_) = plan_artefact(deployment), plan_artefact(toy_bundle)
+    assert (limited.blocks, bundle.blocks) == (2, toy_bundle.spec.blocks)
+    assert limited.activation_bytes < bundle.activation_bytes

@@ -69,6 +69,14 @@ def test_where_precision_lies(
         assert {"Exp", "TopK", "ArgMax"} <= set(fast.settings.float32_nodes)
 
 
+def test_fp16_that_merely_works_is_fp16_all_the_same(calibrated: Bundle) -> None:
+    target = load_target("orin-nano-8gb")
+    works = target.precisions["fp16"].model_copy(update={"speed": "works", "why": "nobody measured it"})
+    slower = target.model_copy(update={"precisions": {**target.precisions, "fp16": works}})
+    plan = make_plan(calibrated, slower, BuildOptions(precision="fp16", tensorrt="8.5.2"))
+    assert plan.stages["fast"].settings.flags == ("FP16",)
+
+
 def test_operators_that_must_stay_float32_are_told_to_a_weakly_typed_builder(calibrated: Bundle) -> None:
     model = onnx.load_from_string(calibrated.graphs["fast"].onnx)
     kept = next(node for node in model.graph.node if node.op_type == "Conv")

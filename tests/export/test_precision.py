@@ -58,6 +58,18 @@ def test_what_int8_leaves_can_be_float16() -> None:
     assert {t.data_type for t in model.graph.initializer if t.name in scales} == {TensorProto.FLOAT16}
 
 
+def test_no_cast_parts_a_pair_from_what_stays_float32() -> None:
+    found = calibration().model_copy(update={"fp16_keep": dict.fromkeys(("wide", "residual_sum"), "reaches 1e6")})
+    graph = lower_to(stage_graph(), "tensorrt", "int8-tensorrt", found, rest="fp16")
+    model = onnx.load_model_from_string(graph.onnx)
+    makers = {node.output[0]: node for node in model.graph.node}
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    residual = makers["residual_sum"]
+    for restore in (makers[residual.input[0]], makers[residual.input[1]]):
+        assert (restore.op_type, kinds[restore.input[1]]) == ("DequantizeLinear", TensorProto.FLOAT)
+    assert makers[makers["wide_sum"].input[0]].op_type == "DequantizeLinear"
+
+
 def test_the_cpu_dialect_is_unsigned_with_signed_weights_and_int32_bias() -> None:
     model = quantized_for_cpu(lower_to(stage_graph(), "onnxruntime"), min_max())
     kinds = {t.name: t.data_type for t in model.graph.initializer}

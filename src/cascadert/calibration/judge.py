@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cascadert.calibration.gate import ENTROPY_LIMIT_BITS
 from cascadert.calibration.metrics import sqnr_db
-from cascadert.calibration.row_measures import by_block
+from cascadert.calibration.row_measures import by_block, score_errors
 from cascadert.calibration.stage_runs import LOGITS, GraphRunner, StageTrace
 from cascadert.graph import Graph
 
@@ -66,9 +66,8 @@ class StageJudge:
         pairs = [(trace.outputs, runner.run(trace.inputs)) for trace in self._traces]
         wanted, found = (np.concatenate([pair[side][LOGITS].ravel() for pair in pairs]) for side in (0, 1))
         same = np.concatenate([(_labels(w[LOGITS]) == _labels(f[LOGITS])).ravel() for w, f in pairs])
-        changes = [np.abs(by_block(w) - by_block(f)) for w, f in pairs if "scores" in w]
-        finite = [change[np.isfinite(change)] for change in changes]  # a middle stage scores what it refined
-        entropy = float(np.concatenate(finite).mean()) if finite else None
+        changes = [score_errors(by_block(w), by_block(f)) for w, f in pairs if "scores" in w]
+        entropy = float(np.concatenate(changes).mean()) if changes else None
         return Found(sqnr_db(wanted, found), float(same.mean()), entropy)
 
 

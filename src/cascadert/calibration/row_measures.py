@@ -43,7 +43,7 @@ class RowMeasure:
             self._stages[name].add(trace.outputs["labels"][where], outputs["labels"][where])
             self._logits[name].add(trace.outputs[LOGITS], outputs[LOGITS])
             if "scores" in outputs:
-                self._score_errors.append(_score_errors(by_block(trace.outputs), by_block(outputs)))
+                self._score_errors.append(score_errors(by_block(trace.outputs), by_block(outputs)))
         for selections in self._selections:
             selections.add(reference, run)
         if truth is not None:
@@ -77,8 +77,8 @@ def by_block(outputs: Mapping[str, Array]) -> Scores:
     return scores
 
 
-def _score_errors(reference: Scores, found: Scores) -> Scores:
-    """Absolute changes; what fp32 did not score, nobody does on its inputs."""
+def score_errors(reference: Scores, found: Scores) -> Scores:
+    """Return the absolute changes of what fp32 scored; the rest nobody scores on its inputs."""
     scored = np.isfinite(reference)
     errors: Scores = np.abs(reference[scored] - found[scored])
     return errors

@@ -18,16 +18,17 @@ _INFINITY = np.float32(np.inf)
 def refit_theta(scores_fp32: Sequence[Scores], theta: float, scores_new: Sequence[Scores]) -> float:
     """Return the theta that refines as many blocks of all frames, by the new scores, as `theta` does by those of fp32.
 
-    It lies half-way between two neighbouring new scores. Where these are equal no theta tells them apart: it refines
-    the nearest number of blocks instead, the smaller on a tie. Blocks without a score (minus infinity) never count.
+    It is `theta` itself where that does, else it lies half-way between two neighbouring new scores. Where these are
+    equal no theta tells them apart: it refines the nearest number of blocks instead, the smaller on a tie. Blocks
+    without a score (minus infinity) never count.
 
     Raises:
         InvalidRequest: no block has a score.
     """
     wanted = sum(count_above(scores, theta) for scores in scores_fp32)
     pooled = _pooled(scores_new)
-    if count_above(pooled, theta) == wanted and wanted in (0, len(pooled)):
-        return theta  # all or none: any theta beyond the scores will do, and the user's is one
+    if count_above(pooled, theta) == wanted:
+        return theta  # which others would fit these frames alone
     return _between(pooled, _nearest_cut(pooled, min(wanted, len(pooled))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -161,7 +162,8 @@ def _cells(found: Found) -> tuple[str, str, str]:
 
 def _as_json(calibrated: Calibrated) -> dict[str, Any]:
     def found(value: Found) -> dict[str, Any]:
-        return {"sqnr_db": value.sqnr_db, "agreement": value.agreement, "entropy_bits": value.entropy_bits}
+        sqnr_db = value.sqnr_db if math.isfinite(value.sqnr_db) else None  # JSON has no other word for it
+        return {"sqnr_db": sqnr_db, "agreement": value.agreement, "entropy_bits": value.entropy_bits}
 
     stages = {
         stage: {

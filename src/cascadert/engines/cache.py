@@ -181,11 +181,11 @@ class EngineCache:
         return f"the nearest differs in {', '.join(nearest)}"
 
     def _entries(self) -> Iterator[EntryHeader]:
-        """Yield what can be read; an entry that is corrupt is reported when it is asked for."""
+        """Yield what can be read; an entry that is corrupt, or another user's, is reported when it is asked for."""
         for path in sorted(self.folder.glob("*.engine")):
             try:
                 yield _parse(read_header(path), path)
-            except (Broken, FileNotFoundError):
+            except (Broken, OSError):
                 continue
 
     def _unusable(self, error: OSError) -> InvalidRequest:

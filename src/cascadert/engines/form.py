@@ -59,7 +59,7 @@ class StageForm:
             return (), ()
         # A builder that may use int8 and finds no Q/DQ asks for a calibrator.
         integer = ("INT8",) if self.precision == "int8" and _is_quantized(graph) else ()
-        if not self._fast_half:
+        if self.precision == "int8" and not self._fast_half:
             return integer, ()
         return (*integer, "FP16"), float32_operators(graph, self.calibration)
 

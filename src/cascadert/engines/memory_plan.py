@@ -116,13 +116,15 @@ def plan_artefact(
             what = "a deployment, which has its target and its precisions"
             raise InvalidRequest(str(artefact.path), f"is {what}", "leave --target and --precision out")
         manifest = artefact.manifest
-        return (plan_memory(manifest.bundle, manifest.precisions, load_target(manifest.built_for.target)),)
-    built_for = None if target is None else load_target(target)
-    chosen = _chosen(built_for, precision)
-    on_cpu = built_for is not None and built_for.compute_capability is None
+        built_for = manifest.built_for
+        most = None if built_for.blocks is None else built_for.blocks[-1]
+        return (plan_memory(manifest.bundle, manifest.precisions, load_target(built_for.target), most=most),)
+    device = None if target is None else load_target(target)
+    chosen = _chosen(device, precision)
+    on_cpu = device is not None and device.compute_capability is None
     shares = quantized_shares(artefact, "cpu" if on_cpu else "tensorrt") if "int8" in chosen else {}
     stages = [stage.name for stage in artefact.manifest.stages]
-    return tuple(plan_memory(artefact.manifest, dict.fromkeys(stages, one), built_for, shares) for one in chosen)
+    return tuple(plan_memory(artefact.manifest, dict.fromkeys(stages, one), device, shares) for one in chosen)
 
 
 def plan_memory(
@@ -130,6 +132,7 @@ def plan_memory(
     precisions: Mapping[str, Precision],
     target: Target | None = None,
     quantized: Mapping[str, float] = MappingProxyType({}),
+    most: int | None = None,
 ) -> MemoryPlan:
     """Estimate what a cascade takes.
 
@@ -142,9 +145,10 @@ def plan_memory(
         precisions: of every stage.
         target: whose smallest device it shall fit.
         quantized: share of a stage's weights that int8 holds, see `quantized_shares`; all of those left out.
+        most: the largest n that engines take; none: every block.
     """
     plan = make_plan(manifest)
-    blocks = manifest.spec.blocks
+    blocks = manifest.spec.blocks if most is None else most
     stages = tuple(
         _stage_memory(stage, precisions[stage.name], blocks, quantized.get(stage.name)) for stage in manifest.stages
     )

@@ -1,5 +1,7 @@
 """The network in float16, typed for GPUs and rounded for CPUs."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -51,6 +53,35 @@ def test_sizes_of_a_resize_stay_float32() -> None:
     (resize,) = (node for node in model.graph.node if node.op_type == "Resize")
     (factors,) = (tensor for tensor in model.graph.initializer if tensor.name == resize.input[2])
     assert factors.data_type == TensorProto.FLOAT
+
+
+def test_sizes_of_a_resize_are_not_rounded() -> None:
+    model = onnx.load_model_from_string(stage_graph().onnx)
+    (factors,) = (tensor for tensor in model.graph.initializer if tensor.name == "factors")
+    wanted = np.float32([1, 1, 64 / 6, 64 / 6])  # of PSPNet's pyramid: 6 by 10.66 would be 63
+    factors.CopyFrom(onnx.numpy_helper.from_array(wanted, "factors"))
+    rounded = ir.from_proto(model)
+    RoundNetworkToFloat16()(rounded)
+    found = rounded.graph.initializers["factors"].const_value
+    assert found is not None
+    np.testing.assert_array_equal(found.numpy(), wanted)
+
+
+def test_what_makes_its_own_type_is_cast_behind() -> None:
+    model = onnx.load_model_from_string(stage_graph().onnx)
+    place = next(i for i, node in enumerate(model.graph.node) if node.output[0] == "wide")
+    model.graph.node.insert(
+        place + 1, onnx.helper.make_node("ConstantOfShape", ["shape"], ["halves"], name="network/c")
+    )
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Shape", ["wide"], ["shape"], name="network/s"))
+    half = onnx.numpy_helper.from_array(np.float32([0.5]))
+    model.graph.node[place + 2].attribute.append(onnx.helper.make_attribute("value", half))
+    residual = next(node for node in model.graph.node if node.output[0] == "added")
+    residual.input[1] = "halves"
+    graph = replace(stage_graph(), onnx=onnx.shape_inference.infer_shapes(model).SerializeToString())
+    lowered = passed(graph, NetworkToFloat16())
+    assert types_of(onnx.load_model_from_string(lowered.onnx))["halves"] == "float32"
+    assert sqnr_db(run(graph)["peak"], run(lowered)["peak"]) > 50
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,7 +12,7 @@ from cascadert.export.network import network_edges, network_nodes
 from cascadert.export.passes.base import GraphPass, describe
 
 # Inputs that are float32 whatever the operator computes in: sizes, by ONNX's own type rules.
-_ALWAYS_FLOAT32 = {"Resize": (1, 2)}
+ALWAYS_FLOAT32 = {"Resize": (1, 2)}
 
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -38,8 +38,9 @@ class NetworkToFloat16(GraphPass):
         nodes = network_nodes(model)
         _, logits = network_edges(model)
         self._casts.clear()
+        single = self._float32_nodes(nodes)
         for node in nodes:
-            self._convert(node, _SINGLE if node.outputs[0].name in self._keep else _HALF)
+            self._convert(node, _SINGLE if node in single else _HALF)
         for value in logits:
             if value.dtype == _HALF:
                 _float32_outside(value, set(nodes))
@@ -51,16 +52,28 @@ class NetworkToFloat16(GraphPass):
             if value.dtype != _SINGLE:
                 raise PassError(f"'{value.name}'", f"became {value.dtype}", "report this network")
 
+    def _float32_nodes(self, nodes: list[ir.Node]) -> set[ir.Node]:
+        """Return what is kept, and the Q/DQ pairs before it: no Cast may part them, and their values may not fit."""
+        found: set[ir.Node] = set()
+        for node in reversed(nodes):
+            readers = {use.node for value in node.outputs for use in value.uses()}
+            pair = node.op_type in ("QuantizeLinear", "DequantizeLinear") and bool(readers) and readers <= found
+            if pair or node.outputs[0].name in self._keep:
+                found.add(node)
+        return found
+
     def _convert(self, node: ir.Node, dtype: ir.DataType) -> None:
         if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
             raise PassError(describe(node), "holds a graph of its own", "replace it in the network")
         for i, value in enumerate(node.inputs):
-            if value is None or value.dtype not in (_SINGLE, _HALF) or i in _ALWAYS_FLOAT32.get(node.op_type, ()):
+            if value is None or value.dtype not in (_SINGLE, _HALF) or i in ALWAYS_FLOAT32.get(node.op_type, ()):
                 continue
             if value.dtype != dtype:
                 node.replace_input_with(i, self._cast(value, dtype, node))
         if node.op_type == "Cast" and node.attributes["to"].as_int() in (_SINGLE, _HALF):
             node.attributes["to"] = ir.AttrInt64("to", dtype)
+        elif not any(value is not None and value.dtype == dtype for value in node.inputs):
+            return  # what it makes is said by an attribute: ConstantOfShape
         for value in node.outputs:
             if value.dtype in (_SINGLE, _HALF):
                 value.dtype = dtype

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from cascadert.export.network import network_edges, network_nodes
 from cascadert.export.passes.base import GraphPass
+from cascadert.export.passes.half import ALWAYS_FLOAT32
 
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -36,8 +37,9 @@ class RoundNetworkToFloat16(GraphPass):
         for pixels in network_edges(model)[0]:
             _round(pixels, inside)
         for node in nodes:
-            for weights in node.inputs:
-                if weights is not None and weights.const_value is not None and weights.dtype == _SINGLE:
+            sizes = ALWAYS_FLOAT32.get(node.op_type, ())
+            for i, weights in enumerate(node.inputs):
+                if weights is not None and weights.dtype == _SINGLE and i not in sizes:
                     _round_weights(weights)
             for value in node.outputs:
                 if value.dtype == _SINGLE:
