@@ -26,7 +26,7 @@ from rich.table import Table
 
 from cascadert.bundle import Bundle, calibration_part, write_bundle
 from cascadert.calibration.calibrate import Calibrated, CalibrateOptions, calibrate
-from cascadert.calibration.precision_parity import DIALECTS, PrecisionOptions, compare_precisions
+from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
 from cascadert.calibration.precision_report import PrecisionReport
 from cascadert.calibration.refit import Recording, refit_thetas
 from cascadert.calibration.samples import SampleOptions
@@ -34,11 +34,17 @@ from cascadert.calibration.sessions import open_session
 from cascadert.calibration.stage_runs import GraphRunner
 from cascadert.export.compile import export_bundle
 from cascadert.export.network import network_graph
-from cascadert.export.precision import lower_to
+from cascadert.export.precision import as_measured, lower_to
+from cascadert.graph import Dialect
 from cascadert.jetson.machine import machine, versions
 from cascadert.precision import CALIBRATORS, Calibrator, Numerics, QuantizationPlan, StageCalibration
 
 NUMERICS: tuple[Numerics, ...] = ("fp32", "fp16", "int8-tensorrt", "int8-cpu")
+FORMS: tuple[tuple[Numerics, Dialect], ...] = (
+    ("fp32", "onnxruntime"),
+    ("int8-tensorrt", "tensorrt"),
+    ("int8-cpu", "onnxruntime"),
+)
 console = Console()
 
 
@@ -75,7 +81,7 @@ def _thetas(
 ) -> dict[str, float]:
     def runners(form: Numerics) -> dict[str, GraphRunner]:
         return {
-            name: GraphRunner(name, lower_to(graph, DIALECTS[form], form, calibrations[name]))
+            name: GraphRunner(name, as_measured(graph, form, calibrations[name]))
             for name, graph in bundle.graphs.items()
         }
 
@@ -107,10 +113,7 @@ def sizes_and_times(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
     """Bytes of each form's network, and its median time on one thread against fp32's, the forms in turn."""
     found = []
     for name, graph in bundle.graphs.items():
-        forms = {
-            n: network_graph(lower_to(graph, DIALECTS[n], n, bundle.calibrations[name]))
-            for n in ("fp32", "int8-tensorrt", "int8-cpu")
-        }
+        forms = {n: network_graph(lower_to(graph, dialect, n, bundle.calibrations[name])) for n, dialect in FORMS}
         typed = network_graph(lower_to(graph, "tensorrt", "fp16", bundle.calibrations[name]))
         sessions = {n: open_session(f"{name}, {n}", form.onnx, threads=1) for n, form in forms.items()}
         shape = [size if isinstance(size, int) else 4 for size in forms["fp32"].inputs[0].shape]

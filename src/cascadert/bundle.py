@@ -130,16 +130,16 @@ class StageEntry(Strict):
 
 
 class QualityRow(Strict):
-    """What one precision costs, measured in ONNX Runtime on frames that calibration did not see.
+    """What one precision costs, measured in ONNX Runtime on the held-out frames, by which calibration chose.
 
     `iou_selected` compares the refined blocks with those of fp32, micro-averaged: before θ was refitted, and after.
-    `entropy_bits` is the mean absolute change of the block scores. Values that need labels are absent without them;
-    mIoU is a share, not a percentage.
+    `entropy_bits` is the mean absolute change of the block scores. Values that need labels are absent without them, and
+    the SQNR of logits that are equal; mIoU is a share, not a percentage.
     """
 
     numerics: Numerics
     label_agreement: float
-    sqnr_db: dict[str, float]
+    sqnr_db: dict[str, float | None]
     entropy_bits: float
     iou_selected_before: float
     iou_selected: float

@@ -11,14 +11,14 @@ import safetensors.torch
 
 from cascadert.bundle import Bundle, BundleManifest, calibration_part, read_bundle, write_bundle
 from cascadert.calibration.metrics import ConfusionMatrix, sqnr_db
-from cascadert.calibration.precision_parity import DIALECTS, PrecisionOptions, compare_precisions, offered_numerics
+from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions, offered_numerics
 from cascadert.calibration.precision_report import PrecisionReport
 from cascadert.calibration.ranges import measure_ranges
 from cascadert.calibration.stage_runs import LOGITS, GraphRunner
 from cascadert.errors import InvalidRequest, ParityError
 from cascadert.export.compile import ExportOptions, export_bundle
 from cascadert.export.network import network_graph
-from cascadert.export.precision import lower_to
+from cascadert.export.precision import as_measured
 from cascadert.precision import Numerics, QuantizationPlan, StageCalibration
 from cascadert.runtime.open import open_graphs
 from cascadert.runtime.options import RuntimeOptions
@@ -105,10 +105,7 @@ def pipeline_results(
     bundle: Bundle, numerics: Numerics, streets: list[dict[str, np.ndarray]], theta: float = 1.0
 ) -> list[Result]:
     """What the runtime makes of the same graphs."""
-    graphs = {
-        name: lower_to(graph, DIALECTS[numerics], numerics, bundle.calibrations[name])
-        for name, graph in bundle.graphs.items()
-    }
+    graphs = {name: as_measured(graph, numerics, bundle.calibrations[name]) for name, graph in bundle.graphs.items()}
     options = RuntimeOptions(mode="serial", threads=1, tensors="all")
     with open_graphs(bundle.manifest, graphs, options) as pipeline:
         return [pipeline.infer(street, {"accurate": ThresholdPolicy(theta=theta)}) for street in streets]
@@ -198,7 +195,7 @@ class TestNumbers:
         logits, scores = {}, {}
         for numerics in ("fp32", "int8-cpu"):
             graph, found = int8_bundle.graphs["fast"], int8_bundle.calibrations["fast"]
-            runner = GraphRunner("fast", lower_to(graph, DIALECTS[numerics], numerics, found), 1)
+            runner = GraphRunner("fast", as_measured(graph, numerics, found), 1)
             outputs = [runner.run(street) for street in streets]
             logits[numerics] = np.stack([each[LOGITS] for each in outputs])
             scores[numerics] = np.stack([each["scores"][np.argsort(each["order"])] for each in outputs])
@@ -215,7 +212,7 @@ class TestNumbers:
         self, int8_bundle: Bundle, int8_report: PrecisionReport, streets: list[dict[str, np.ndarray]]
     ) -> None:
         graph, found, different, refined = int8_bundle.graphs["accurate"], int8_bundle.calibrations["accurate"], 0, 0
-        runner = GraphRunner("accurate", lower_to(graph, DIALECTS["int8-cpu"], "int8-cpu", found), 1)
+        runner = GraphRunner("accurate", as_measured(graph, "int8-cpu", found), 1)
         for street, result in zip(streets, pipeline_results(int8_bundle, "fp32", streets), strict=True):
             decision = result.runs[-1]
             prior = result.tensors["fast.labels"]

@@ -27,11 +27,12 @@ NETWORKS = """
 from torch import nn
 
 def fast():
-    wide = nn.Conv2d(32, 32, 3, 1, 1)  # the only one that is not too thin for int8
+    wide = nn.Conv2d(32, 32, 3, 1, 1)  # the others see pixels or make logits, and stay out of int8
     return nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(32, 3, 3, 1, 1))
 
 def accurate():
-    return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 3, 2, 2))
+    wide = nn.Conv2d(16, 16, 3, 1, 1)
+    return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), wide, nn.ReLU(), nn.ConvTranspose2d(16, 3, 2, 2))
 """
 
 SPEC = """

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from cascadert.bundle import Bundle
+from cascadert.engines.form import StageForm
 from cascadert.engines.options import BuildOptions
 from cascadert.engines.plan import make_plan
 from cascadert.engines.profiles import load_target
@@ -118,3 +119,23 @@ def test_a_dla_core_takes_no_stage_of_any_number_of_blocks(calibrated: Bundle) -
     one = make_plan(calibrated, target, replace(options, max_blocks=1))
     whole = make_plan(calibrated, target, replace(options, devices={"fast": "dla1"}))
     assert (one.stages["accurate"].settings.dla_core, whole.stages["fast"].settings.dla_core) == (0, 1)
+
+
+@pytest.mark.parametrize(("target", "other"), [("rtx-30", "fp16"), ("cpu", "fp32"), ("gtx-1080-ti", "fp32")])
+def test_int8_that_calibration_left_nothing_of_is_refused(calibrated: Bundle, target: str, other: str) -> None:
+    plans = calibrated.calibrations["fast"].int8
+    names = {name for plan in plans.values() for name in plan.ranges}
+    kept = {d: plan.model_copy(update={"keep": dict.fromkeys(names, "sensitive: 3 dB")}) for d, plan in plans.items()}
+    form = StageForm(
+        f"stage 'fast' for {target}",
+        "int8",
+        load_target(target),
+        load_target(target).backend(),
+        calibrated.calibrations["fast"].model_copy(update={"int8": kept}),
+    )
+    message = (
+        f"stage 'fast' for {target} in int8: calibration kept all of it in floating point (sensitive: 3 dB); "
+        f"build it in {other}"
+    )
+    with pytest.raises(TargetError, match=f"^{re.escape(message)}$"):
+        form.lower(calibrated.graphs["fast"])

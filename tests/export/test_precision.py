@@ -8,7 +8,7 @@ from onnx import TensorProto
 from cascadert.errors import GraphError
 from cascadert.export.cpu_int8 import quantized_for_cpu
 from cascadert.export.onnx_io import model_from_graph
-from cascadert.export.precision import float32_operators, lower_to, quantized_operators
+from cascadert.export.precision import as_measured, float32_operators, lower_to, quantized_operators
 from cascadert.graph import Dialect
 from cascadert.precision import Numerics, StageCalibration
 from tests.export.precision_graphs import calibration, min_max, nodes, run, sqnr_db, stage_graph
@@ -68,6 +68,17 @@ def test_no_cast_parts_a_pair_from_what_stays_float32() -> None:
     for restore in (makers[residual.input[0]], makers[residual.input[1]]):
         assert (restore.op_type, kinds[restore.input[1]]) == ("DequantizeLinear", TensorProto.FLOAT)
     assert makers[makers["wide_sum"].input[0]].op_type == "DequantizeLinear"
+
+
+def test_what_is_measured_of_int8_has_its_rest_in_float16() -> None:
+    wanted = run(stage_graph())["peak"]
+    rest32 = sqnr_db(wanted, run(lower_to(stage_graph(), "onnxruntime", "int8-tensorrt", calibration()))["peak"])
+    graph = as_measured(stage_graph(), "int8-tensorrt", calibration())
+    assert {node.attribute[0].i for node in nodes(graph, "Cast")} >= {TensorProto.FLOAT16, TensorProto.FLOAT}
+    assert 25 < sqnr_db(wanted, run(graph)["peak"]) < rest32 + 1
+    found = calibration().model_copy(update={"fp16_keep": {"wide_sum": "reaches 1e6"}})
+    exact = nodes(as_measured(stage_graph(), "int8-tensorrt", found), "Cast")
+    assert len(exact) < len(nodes(graph, "Cast")), "what is kept in float32 is not rounded, nor are the pairs before it"
 
 
 def test_the_cpu_dialect_is_unsigned_with_signed_weights_and_int32_bias() -> None:

@@ -6,6 +6,7 @@ are all chosen by what was measured.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from cascadert.bundle import (
 )
 from cascadert.calibration.gate import ENTROPY_LIMIT_BITS, SELECTION_IOU_LIMIT
 from cascadert.calibration.judge import StageJudge
-from cascadert.calibration.precision_parity import DIALECTS, PrecisionOptions, compare_precisions
+from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
 from cascadert.calibration.precision_report import PrecisionReport, PrecisionRow
 from cascadert.calibration.ranges import Measured, measure_ranges
 from cascadert.calibration.refit import Recording, Refit, refit_thetas
@@ -34,7 +35,7 @@ from cascadert.calibration.stage_plans import DialectPlan, Say, StagePlanner
 from cascadert.calibration.stage_runs import GraphRunner, StageRunner, run_cascade
 from cascadert.errors import InvalidRequest
 from cascadert.export.network import network_graph
-from cascadert.export.precision import lower_to
+from cascadert.export.precision import as_measured
 from cascadert.precision import CALIBRATORS, Calibrator, Int8Dialect, Numerics
 
 HELD_OUT = 4
@@ -192,7 +193,9 @@ class _Run:
             blamed = at_fault(report.row(numerics), self._bundle.manifest)
             tightened = [self._planners[name].tighten(dialect) for name in blamed]
             if not any(tightened):
-                return thetas
+                break
+        for planner in self._planners.values():
+            planner.give_up(dialect)
         return self._thetas(numerics)
 
     def _thetas(self, numerics: Numerics) -> dict[str, float]:
@@ -205,7 +208,7 @@ class _Run:
         return {
             name: GraphRunner(
                 name,
-                lower_to(graph, DIALECTS[numerics], numerics, calibrations.get(name)),
+                as_measured(graph, numerics, calibrations.get(name)),
                 self._options.samples.threads,
             )
             for name, graph in self._bundle.graphs.items()
@@ -262,7 +265,7 @@ def _quality(row: PrecisionRow) -> QualityRow:
         {
             "numerics": row.name,
             "label_agreement": row.label_agreement,
-            "sqnr_db": {name: min(value, 999.0) for name, value in row.sqnr_db.items()},
+            "sqnr_db": {name: value if math.isfinite(value) else None for name, value in row.sqnr_db.items()},
             "entropy_bits": row.entropy_bits,
             "iou_selected_before": min((decision.iou for decision in row.before.values()), default=1.0),
             "iou_selected": min((decision.iou for decision in row.after.values()), default=1.0),

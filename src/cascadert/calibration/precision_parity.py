@@ -24,20 +24,10 @@ from cascadert.calibration.row_measures import RowMeasure
 from cascadert.calibration.stage_runs import GraphRunner, ModuleRunner, Planes
 from cascadert.errors import BundleError, InvalidRequest, NetworkError, SpecError
 from cascadert.export.compile import rebuild_stages
-from cascadert.export.precision import lower_to
-from cascadert.graph import Dialect
+from cascadert.export.precision import as_measured
 from cascadert.precision import Int8Dialect, Numerics
 
 Labels = NDArray[np.uint8]
-
-DIALECTS: dict[Numerics, Dialect] = {
-    "fp32": "onnxruntime",
-    "fp16": "onnxruntime",
-    "int8-tensorrt": "tensorrt",
-    "int8-cpu": "onnxruntime",
-}
-"""Which form of the graphs runs. fp16 in the form that rounds explicitly: in TensorRT's, ONNX Runtime may leave out
-pairs of casts, and the rounding with them."""
 
 _INT8: tuple[Int8Dialect, ...] = ("tensorrt", "cpu")
 
@@ -163,7 +153,7 @@ def _open_rows(bundle: Bundle, options: PrecisionOptions) -> tuple[list[Row], li
 def _graph_row(bundle: Bundle, numerics: Numerics, threads: int) -> Row:
     runners = {}
     for name, graph in bundle.graphs.items():
-        lowered = lower_to(graph, DIALECTS[numerics], numerics, bundle.calibrations.get(name))
+        lowered = as_measured(graph, numerics, bundle.calibrations.get(name))
         runners[name] = GraphRunner(name, lowered, threads)
     return Row(numerics, runners, policies_for(bundle.manifest, "fp32"), policies_for(bundle.manifest, numerics))
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cascadert.calibration.gate import INT8_LABEL_AGREEMENT_LIMIT, INT8_SQNR_LIMIT_DB
 from cascadert.calibration.half_range import operators_beyond_half
 from cascadert.calibration.judge import Floor, Found, StageJudge
-from cascadert.calibration.precision_parity import DIALECTS
 from cascadert.calibration.ranges import Measured
 from cascadert.calibration.sensitivity import Fallback, Group, fall_back, measure_groups
 from cascadert.export.lowering import lower
-from cascadert.export.precision import lower_to, quantized_operators
+from cascadert.export.precision import as_measured, quantized_operators
 from cascadert.graph import Graph
 from cascadert.precision import Calibrator, Int8Dialect, Numerics, QuantizationPlan, StageCalibration
 
@@ -20,6 +20,9 @@ Say = Callable[[str], None]
 
 FLOOR = Floor(INT8_SQNR_LIMIT_DB, INT8_LABEL_AGREEMENT_LIMIT)
 """What a stage must reach by itself, before the cascade is looked at as a whole."""
+
+IMPOSSIBLE = Floor(math.inf, math.inf)
+"""What no int8 reaches."""
 
 STEP_DB = 3.0
 """By how much the floor rises when the cascade as a whole is not within its limits: half the power of the noise."""
@@ -81,6 +84,11 @@ class StagePlanner:
         self._fall_back(dialect)
         return True
 
+    def give_up(self, dialect: Int8Dialect) -> None:
+        """Leave nothing in int8."""
+        self.plans[dialect].floor = IMPOSSIBLE
+        self._fall_back(dialect)
+
     def calibration(self) -> StageCalibration:
         """Return what was found, as it is stored."""
         plans = {dialect: found.fallback.plan for dialect, found in self.plans.items()}
@@ -89,8 +97,8 @@ class StagePlanner:
     def judge(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Found:
         """Run the stage with a plan on the held-out frames."""
         numerics: Numerics = "int8-cpu" if dialect == "cpu" else "int8-tensorrt"
-        calibration = StageCalibration(peaks={}, int8={dialect: plan})
-        return self._judge.judge(lower_to(self._graph, DIALECTS[numerics], numerics, calibration))
+        calibration = StageCalibration(peaks={}, fp16_keep=self.fp16_keep, int8={dialect: plan})
+        return self._judge.judge(as_measured(self._graph, numerics, calibration))
 
     def _plan(self, calibrator: Calibrator, dialect: Int8Dialect) -> QuantizationPlan:
         return QuantizationPlan(calibrator=calibrator, ranges=self.measured.ranges(calibrator, dialect))

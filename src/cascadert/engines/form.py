@@ -8,6 +8,7 @@ from typing import Literal
 from cascadert.engines.facts import BackendFacts
 from cascadert.engines.lint import check_graph
 from cascadert.engines.profiles import Target
+from cascadert.errors import TargetError
 from cascadert.graph import Graph
 from cascadert.precision import Numerics, Precision, StageCalibration, numerics_of
 
@@ -34,10 +35,13 @@ class StageForm:
 
         Raises:
             BuildError: an operator that the target's parser refuses, or takes wrongly.
+            TargetError: int8 that calibration left nothing of.
             GraphError: int8 without a calibration.
             PassError: an operator that has no form there.
         """
         lowered = self.unchecked(graph)
+        if self.precision == "int8" and not _is_quantized(lowered):
+            raise TargetError(f"{self.subject} in int8", self._why_nothing, f"build it in {self._other}")
         check_graph(self.subject, lowered, self.facts, self.target.compute_capability)
         return lowered
 
@@ -71,6 +75,18 @@ class StageForm:
 
         needed = _FIRST_FP16_QDQ_OPSET if self._half_beside_int8 and self.precision == "int8" else 0
         return to_opset(graph, min(max(opset_of(model_from_graph(graph)), needed), self.facts.opset))
+
+    @property
+    def _why_nothing(self) -> str:
+        """Why no operator is in int8."""
+        plan = None if self.calibration is None else self.calibration.int8.get("cpu" if self._on_cpu else "tensorrt")
+        if plan is not None and plan.keep:
+            return f"calibration kept all of it in floating point ({next(iter(plan.keep.values()))})"
+        return "its network has no convolution that int8 would make faster"
+
+    @property
+    def _other(self) -> str:
+        return "fp32" if self._on_cpu or not self._fast_half else "fp16"
 
     @property
     def _on_cpu(self) -> bool:

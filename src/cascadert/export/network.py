@@ -19,6 +19,11 @@ from cascadert.graph import Graph
 _PIXELS, _LOGITS = re.compile(r"pixels(_\d+)?"), re.compile(r"logits(_\d+)?")
 
 
+def is_pixels(value: ir.Value) -> bool:
+    """Whether a tensor is where a network begins."""
+    return bool(value.name and _PIXELS.fullmatch(value.name))
+
+
 def network_edges(model: ir.Model) -> tuple[list[ir.Value], list[ir.Value]]:
     """Return the tensors where the network begins and ends.
 

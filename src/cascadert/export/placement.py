@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from cascadert.export.network import network_edges, network_nodes
-from cascadert.export.passes.base import constant, integer
+from cascadert.export.network import is_pixels, network_edges, network_nodes
+from cascadert.export.passes.base import REARRANGING, constant, integer
 from cascadert.precision import Range
 
 THIN_CHANNELS = 16
@@ -55,7 +55,7 @@ def place(model: ir.Model, ranges: Mapping[str, Range], keep: Collection[str] = 
             continue
         if _is_wide_convolution(node):
             readers[node] = (0,)
-        elif _is_residual_addition(node):
+        elif _is_residual_addition(node, readers):
             readers[node] = (0, 1)
     measured = {n: i for n, i in readers.items() if all(str(n.inputs[k].name) in ranges for k in i)}  # type: ignore[union-attr]
     wanted = {value for node, inputs in measured.items() for k in inputs if (value := node.inputs[k]) is not None}
@@ -65,12 +65,10 @@ def place(model: ir.Model, ranges: Mapping[str, Range], keep: Collection[str] = 
 
 
 def _is_wide_convolution(node: ir.Node) -> bool:
-    if (
-        node.op_type != "Conv"
-    ):  # TensorRT-RTX has no ConvTranspose in int8: it would restore its input and weights first
+    if node.op_type != "Conv":  # no ConvTranspose: TensorRT-RTX would restore its input and weights first
         return False
     weights, source = node.inputs[1], node.inputs[0]
-    if constant(weights) is None or weights is None or source is None or source.shape is None:
+    if constant(weights) is None or weights is None or source is None or _sees_pixels(source):
         return False
     if (producer := source.producer()) is not None and producer.op_type == "Transpose":
         return False  # made by `matrix_convolution`
@@ -80,15 +78,24 @@ def _is_wide_convolution(node: ir.Node) -> bool:
     return min(made, read * integer(node, "group", 1)) >= THIN_CHANNELS
 
 
-def _is_residual_addition(node: ir.Node) -> bool:
-    """Whether a node adds two maps of one shape, one of which a convolution has just made."""
+def _sees_pixels(value: ir.Value) -> bool:
+    """Whether a tensor is `pixels`, put in another order at most."""
+    while (producer := value.producer()) is not None and producer.op_type in REARRANGING:
+        first = producer.inputs[0]
+        if first is None:
+            return False
+        value = first
+    return is_pixels(value)
+
+
+def _is_residual_addition(node: ir.Node, quantized: Collection[ir.Node]) -> bool:
+    """Whether a node adds two maps of one shape, one of which a convolution in int8 has just made."""
     if node.op_type != "Add" or any(value is None or value.const_value is not None for value in node.inputs):
         return False
     first, second = node.inputs
     if first is None or second is None or first.dtype != ir.DataType.FLOAT or first.shape != second.shape:
         return False
-    makers = (value.producer() for value in (first, second))
-    return any(maker is not None and maker.op_type in ("Conv", "ConvTranspose") for maker in makers)
+    return any(value.producer() in quantized for value in (first, second))
 
 
 def head_of(model: ir.Model) -> set[ir.Node]:

@@ -40,11 +40,11 @@ def lower_to(
 
     Args:
         graph: a graph of the dialect "semantic".
-        dialect: "tensorrt" or "onnxruntime"; both run in ONNX Runtime. "fp16" for "onnxruntime" is float32
-            arithmetic that rounds like float16, since there are no kernels for it on a CPU.
+        dialect: "tensorrt" or "onnxruntime". float16 for "onnxruntime" is float32 arithmetic that rounds like float16,
+            since there are no kernels for it on a CPU.
         numerics: see `Numerics`.
         calibration: what was measured for the stage; int8 cannot do without.
-        rest: what the part of an int8 network computes in that is not quantized; ONNX Runtime may refuse "fp16".
+        rest: what the part of an int8 network computes in that is not quantized.
 
     Raises:
         GraphError: int8 without a calibration for it, or a graph that was lowered already.
@@ -56,15 +56,32 @@ def lower_to(
         return _in_half(lowered, keep)
     if numerics != "fp32":
         quantized = _quantized(lowered, "cpu" if numerics == "int8-cpu" else "tensorrt", calibration)
-        return _in_half(to_opset(quantized, _HALF_SCALES), keep) if rest == "fp16" else quantized
+        return _in_half(quantized, keep) if rest == "fp16" else quantized
     return lowered
 
 
+def as_measured(graph: Graph, numerics: Numerics, calibration: StageCalibration | None = None) -> Graph:
+    """Return the form of a semantic graph by which ONNX Runtime shows on a CPU what a precision computes.
+
+    fp16 rounds every result. int8 for TensorRT has the rest of its network in fp16, as strongly typed builders are
+    given it; where the rest is fp32 instead, less is lost.
+
+    Raises:
+        GraphError, PassError: see `lower_to`.
+    """
+    return lower_to(graph, "onnxruntime", numerics, calibration, "fp16" if numerics == "int8-tensorrt" else "fp32")
+
+
 def _in_half(graph: Graph, keep: Mapping[str, str]) -> Graph:
-    model = model_from_graph(graph)
-    step = NetworkToFloat16(keep) if graph.dialect == "tensorrt" else RoundNetworkToFloat16(keep)
+    typed = graph.dialect == "tensorrt"
+    model = model_from_graph(to_opset(graph, _HALF_SCALES) if typed and _is_quantized(graph) else graph)
+    step = NetworkToFloat16(keep) if typed else RoundNetworkToFloat16(keep)
     run_passes(model, [step, *finish_passes()])
     return graph_from_model(model, graph.dialect)
+
+
+def _is_quantized(graph: Graph) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in model_from_graph(graph).graph)
 
 
 def _quantized(graph: Graph, int8: Int8Dialect, calibration: StageCalibration | None) -> Graph:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,3 +126,37 @@ def test_the_tensorrt_rtx_parser_takes_it(tmp_path: Path) -> None:
     assert parser.parse(quantized().onnx), [parser.get_error(i).desc() for i in range(parser.num_errors)]
     kinds = [network.get_layer(i).type for i in range(network.num_layers)]
     assert kinds.count(trt.LayerType.QUANTIZE) == kinds.count(trt.LayerType.DEQUANTIZE) == 5 + len(WIDE)
+
+
+def test_a_residual_addition_of_no_convolution_in_int8_stays_out() -> None:
+    placement = place(model_from_graph(stage_graph("tensorrt")), min_max(), keep=("residual_sum",))
+    assert "added" not in placement.operators
+
+
+def test_a_convolution_that_sees_the_pixels_stays_out_however_wide() -> None:
+    model = model_from_graph(stage_graph("tensorrt"))
+    first = next(node for node in model.graph if node.op_type == "Conv")
+    pixels = first.inputs[0]
+    deeper = ir.Value(name="deeper", shape=ir.Shape([2, 48, 3, 3]), type=ir.TensorType(ir.DataType.FLOAT))
+    fold = ir.Node("", "SpaceToDepth", [pixels], [ir.AttrInt64("blocksize", 4)], outputs=[deeper], name="network/fold")
+    model.graph.insert_before(first, fold)
+    first.replace_input_with(0, deeper)
+    weights = ir.tensor(np.ones((16, 48, 3, 3), np.float32), name="wide_stem")
+    value = ir.Value(
+        name="wide_stem", shape=ir.Shape(weights.shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=weights
+    )
+    model.graph.register_initializer(value)
+    first.replace_input_with(1, value)
+    assert "stem_sum" not in place(model, {**min_max(), "deeper": (0.0, 4.0)}).operators
+
+
+def test_small_weights_keep_their_scale() -> None:
+    model = onnx.load_model_from_string(stage_graph("tensorrt").onnx)
+    for tensor in model.graph.initializer:
+        if tensor.name == "wide.w":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e-3), tensor.name))
+    graph = Graph(model.SerializeToString(), stage_graph().inputs, stage_graph().outputs, "tensorrt")
+    made = onnx.load_model_from_string(passed(graph, QuantizeForTensorRT(min_max())).onnx)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    weights, scale = constants["wide.w"], constants["wide.w_scale"]
+    np.testing.assert_allclose(scale, np.abs(weights).max(axis=(1, 2, 3)) / 127, rtol=1e-6)

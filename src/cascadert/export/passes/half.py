@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -38,7 +38,7 @@ class NetworkToFloat16(GraphPass):
         nodes = network_nodes(model)
         _, logits = network_edges(model)
         self._casts.clear()
-        single = self._float32_nodes(nodes)
+        single = float32_nodes(nodes, self._keep)
         for node in nodes:
             self._convert(node, _SINGLE if node in single else _HALF)
         for value in logits:
@@ -51,16 +51,6 @@ class NetworkToFloat16(GraphPass):
         for value in (side for edges in network_edges(model) for side in edges):
             if value.dtype != _SINGLE:
                 raise PassError(f"'{value.name}'", f"became {value.dtype}", "report this network")
-
-    def _float32_nodes(self, nodes: list[ir.Node]) -> set[ir.Node]:
-        """Return what is kept, and the Q/DQ pairs before it: no Cast may part them, and their values may not fit."""
-        found: set[ir.Node] = set()
-        for node in reversed(nodes):
-            readers = {use.node for value in node.outputs for use in value.uses()}
-            pair = node.op_type in ("QuantizeLinear", "DequantizeLinear") and bool(readers) and readers <= found
-            if pair or node.outputs[0].name in self._keep:
-                found.add(node)
-        return found
 
     def _convert(self, node: ir.Node, dtype: ir.DataType) -> None:
         if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
@@ -84,6 +74,20 @@ class NetworkToFloat16(GraphPass):
             made = _converted(value, reader) if dtype == _HALF and value.const_value is not None else None
             self._casts[key] = _cast_before(value, dtype, reader) if made is None else made
         return self._casts[key]
+
+
+def float32_nodes(nodes: Sequence[ir.Node], keep: Collection[str]) -> set[ir.Node]:
+    """Return what is kept of a network, and the Q/DQ pairs before it.
+
+    No Cast may part those from it, and what they restore need not fit float16.
+    """
+    found: set[ir.Node] = set()
+    for node in reversed(nodes):
+        readers = {use.node for value in node.outputs for use in value.uses()}
+        pair = node.op_type in ("QuantizeLinear", "DequantizeLinear") and bool(readers) and readers <= found
+        if pair or node.outputs[0].name in keep:
+            found.add(node)
+    return found
 
 
 def _converted(value: ir.Value, reader: ir.Node) -> ir.Value | None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from cascadert.export.network import network_edges, network_nodes
 from cascadert.export.passes.base import GraphPass
-from cascadert.export.passes.half import ALWAYS_FLOAT32
+from cascadert.export.passes.half import ALWAYS_FLOAT32, float32_nodes
 
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -32,7 +32,9 @@ class RoundNetworkToFloat16(GraphPass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Round in place; names stay with the rounded tensors."""
-        nodes = [node for node in network_nodes(model) if node.outputs[0].name not in self._keep]
+        every = network_nodes(model)
+        single = float32_nodes(every, self._keep)
+        nodes = [node for node in every if node not in single]
         inside = set(nodes)
         for pixels in network_edges(model)[0]:
             _round(pixels, inside)

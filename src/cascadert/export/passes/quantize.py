@@ -14,7 +14,7 @@ from cascadert.export.placement import place
 from cascadert.precision import Range
 
 _LARGEST = 127  # -128 is left out: TensorRT's range is symmetric
-_SMALLEST_SCALE = float(np.finfo(np.float16).tiny)  # scales become float16 where the rest of the network does
+_SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)  # scales may become float16, and must not become 0
 
 
 class QuantizeForTensorRT(GraphPass):
