@@ -64,10 +64,15 @@ class StageCalibration(Strict):
         return self.model_dump_json(by_alias=True, indent=1).encode()
 
 
+def int8_numerics(dialect: Int8Dialect) -> Numerics:
+    """Return what decides the numbers of a stage in int8."""
+    return "int8-cpu" if dialect == "cpu" else "int8-tensorrt"
+
+
 def numerics_of(precision: Precision, on_cpu: bool) -> Numerics:
     """Return what decides the numbers of a stage of some precision."""
     if precision == "int8":
-        return "int8-cpu" if on_cpu else "int8-tensorrt"
+        return int8_numerics("cpu" if on_cpu else "tensorrt")
     return "fp16" if precision == "fp16" else "fp32"
 
 

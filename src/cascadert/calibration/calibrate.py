@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cascadert.artefacts import check_output
 from cascadert.bundle import (
@@ -32,11 +31,11 @@ from cascadert.calibration.ranges import Measured, measure_ranges
 from cascadert.calibration.refit import Recording, Refit, refit_thetas
 from cascadert.calibration.samples import SampleOptions, collect
 from cascadert.calibration.stage_plans import DialectPlan, Say, StagePlanner
-from cascadert.calibration.stage_runs import GraphRunner, StageRunner, run_cascade
+from cascadert.calibration.stage_runs import GraphRunner, StageRunner, StageTrace, run_cascade
 from cascadert.errors import InvalidRequest
 from cascadert.export.network import network_graph
 from cascadert.export.precision import as_measured
-from cascadert.precision import CALIBRATORS, Calibrator, Int8Dialect, Numerics
+from cascadert.precision import CALIBRATORS, Calibrator, Int8Dialect, Numerics, StageCalibration, int8_numerics
 
 HELD_OUT = 4
 """Every fourth frame judges and does not calibrate."""
@@ -138,33 +137,44 @@ class _Run:
         self._seen, self._held = split(recording)
         self._reference = self._runners("fp32", {})
         self._planners: dict[str, StagePlanner] = {}
+        say("running the cascade in fp32")
+        self._samples = collect(bundle, self._seen.frames, options.samples, self._seen.truths)
 
     def plan_stages(self) -> None:
-        """Sample, measure and choose, stage by stage."""
+        """Measure and choose, stage by stage."""
         options = self._options
-        self._say("running the cascade in fp32")
-        self._samples = collect(self._bundle, self._seen.frames, options.samples, self._seen.truths)
-        policies = {s.name: s.select.policy for s in self._bundle.manifest.stages if s.select is not None}
-        traces = [run_cascade(self._bundle.manifest, self._reference, f, policies, {}) for f in self._held.frames]
+        traces = self._judging_traces()
         for name, graph in self._bundle.graphs.items():
-            judged = [trace.stages[name] for trace in traces if name in trace.stages][:JUDGES]
-            if not judged:
-                found = f"no block was refined on {len(traces)} held-out frames"
+            if not traces[name]:
+                found = f"no block was refined on {len(self._held.frames)} held-out frames"
                 raise InvalidRequest(f"calibration of stage '{name}'", found, "lower theta, or give other frames")
             self._say(f"{name}: ranges")
             pixels = {"pixels": self._samples.pixels[name]}
             histograms = None if options.dialects else ()  # fp16 asks for extremes alone
             measured = measure_ranges(network_graph(graph), pixels, histograms, options.samples.threads)
-            planner = StagePlanner(graph, measured, StageJudge(name, judged, options.samples.threads), self._say)
+            judge = StageJudge(name, traces[name], options.samples.threads)
+            planner = StagePlanner(graph, measured, judge, self._say)
             for dialect in options.dialects:
                 planner.choose(dialect, options.calibrators)
             self._planners[name] = planner
+
+    def _judging_traces(self) -> dict[str, list[StageTrace]]:
+        """Run held-out frames in fp32 until every stage has enough of them; they hold logits, which are large."""
+        manifest = self._bundle.manifest
+        policies = {stage.name: stage.select.policy for stage in manifest.stages if stage.select is not None}
+        traces: dict[str, list[StageTrace]] = {stage.name: [] for stage in manifest.stages}
+        for planes in self._held.frames:
+            if all(len(kept) == JUDGES for kept in traces.values()):
+                break
+            for name, trace in run_cascade(manifest, self._reference, planes, policies, {}).stages.items():
+                traces[name] += [trace] if len(traces[name]) < JUDGES else []
+        return traces
 
     def finish(self, output: Path) -> Calibrated:
         """Refit theta, compare the whole cascade, give up int8 where it is not good enough, and write the bundle."""
         rounds: dict[Numerics, dict[str, float]] = {"fp16": self._thetas("fp16")}
         for dialect in self._options.dialects:
-            numerics: Numerics = "int8-cpu" if dialect == "cpu" else "int8-tensorrt"
+            numerics = int8_numerics(dialect)
             rounds[numerics] = self._within_limits(dialect, numerics)
         self._say("comparing precisions")
         manifest = self._manifest(rounds)
@@ -204,7 +214,7 @@ class _Run:
         runners = self._runners(numerics, calibrations)
         return refit_thetas(self._bundle.manifest, self._reference, runners, self._seen, self._options.refit)
 
-    def _runners(self, numerics: Numerics, calibrations: Mapping[str, Any]) -> dict[str, StageRunner]:
+    def _runners(self, numerics: Numerics, calibrations: Mapping[str, StageCalibration]) -> dict[str, StageRunner]:
         return {
             name: GraphRunner(
                 name,

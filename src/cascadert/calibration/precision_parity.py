@@ -25,7 +25,7 @@ from cascadert.calibration.stage_runs import GraphRunner, ModuleRunner, Planes
 from cascadert.errors import BundleError, InvalidRequest, NetworkError, SpecError
 from cascadert.export.compile import rebuild_stages
 from cascadert.export.precision import as_measured
-from cascadert.precision import Int8Dialect, Numerics
+from cascadert.precision import Int8Dialect, Numerics, int8_numerics
 
 Labels = NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ def offered_numerics(bundle: Bundle) -> tuple[Numerics, ...]:
     int8: list[Numerics] = []
     for dialect in _INT8:
         if all(calibration is not None and dialect in calibration.int8 for calibration in found):
-            int8.append("int8-cpu" if dialect == "cpu" else "int8-tensorrt")
+            int8.append(int8_numerics(dialect))
     return ("fp32", "fp16", *int8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from cascadert.calibration.gate import INT8_LABEL_AGREEMENT_LIMIT, INT8_SQNR_LIMIT_DB
 from cascadert.calibration.half_range import operators_beyond_half
@@ -14,7 +14,7 @@ from cascadert.calibration.sensitivity import Fallback, Group, fall_back, measur
 from cascadert.export.lowering import lower
 from cascadert.export.precision import as_measured, quantized_operators
 from cascadert.graph import Graph
-from cascadert.precision import Calibrator, Int8Dialect, Numerics, QuantizationPlan, StageCalibration
+from cascadert.precision import Calibrator, Int8Dialect, QuantizationPlan, StageCalibration, int8_numerics
 
 Say = Callable[[str], None]
 
@@ -28,18 +28,19 @@ STEP_DB = 3.0
 """By how much the floor rises when the cascade as a whole is not within its limits: half the power of the noise."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DialectPlan:
     """How one stage becomes int8 in one dialect, and how that was found.
 
-    `tried` has what each calibrator gives with everything quantized; `fallback` the plan that was taken.
+    `tried` has what each calibrator gives with everything quantized, `plan` is the best of those; `fallback` holds the
+    plan that was taken, `floor` what it had to reach, and `groups` what was measured for it.
     """
 
     tried: Mapping[Calibrator, Found]
     plan: QuantizationPlan
     fallback: Fallback
     floor: Floor
-    groups: tuple[Group, ...] = field(default=())
+    groups: tuple[Group, ...] = ()
 
 
 class StagePlanner:
@@ -68,7 +69,7 @@ class StagePlanner:
         best = max(tried, key=lambda name: (tried[name].agreement, tried[name].sqnr_db))
         self.plans[dialect] = DialectPlan(tried, plans[best], Fallback(plans[best], tried[best]), FLOOR)
         if not FLOOR.holds(tried[best]):
-            self._fall_back(dialect)
+            self._fall_back(dialect, FLOOR)
 
     def tighten(self, dialect: Int8Dialect) -> bool:
         """Ask for more, because the cascade needs it; false if nothing is left to give up."""
@@ -76,18 +77,19 @@ class StagePlanner:
         if found.fallback.exhausted or not self._operators(dialect, found.plan):
             return False
         better, floor = found.fallback.found, found.floor
-        found.floor = Floor(
-            max(floor.sqnr_db, better.sqnr_db) + STEP_DB,
-            1 - (1 - max(floor.agreement, better.agreement)) / 2,
-            min(floor.entropy_bits, better.entropy_bits or floor.entropy_bits) / 2,
+        self._fall_back(
+            dialect,
+            Floor(
+                max(floor.sqnr_db, better.sqnr_db) + STEP_DB,
+                1 - (1 - max(floor.agreement, better.agreement)) / 2,
+                min(floor.entropy_bits, better.entropy_bits or floor.entropy_bits) / 2,
+            ),
         )
-        self._fall_back(dialect)
         return True
 
     def give_up(self, dialect: Int8Dialect) -> None:
         """Leave nothing in int8."""
-        self.plans[dialect].floor = IMPOSSIBLE
-        self._fall_back(dialect)
+        self._fall_back(dialect, IMPOSSIBLE)
 
     def calibration(self) -> StageCalibration:
         """Return what was found, as it is stored."""
@@ -96,9 +98,8 @@ class StagePlanner:
 
     def judge(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Found:
         """Run the stage with a plan on the held-out frames."""
-        numerics: Numerics = "int8-cpu" if dialect == "cpu" else "int8-tensorrt"
         calibration = StageCalibration(peaks={}, fp16_keep=self.fp16_keep, int8={dialect: plan})
-        return self._judge.judge(as_measured(self._graph, numerics, calibration))
+        return self._judge.judge(as_measured(self._graph, int8_numerics(dialect), calibration))
 
     def _plan(self, calibrator: Calibrator, dialect: Int8Dialect) -> QuantizationPlan:
         return QuantizationPlan(calibrator=calibrator, ranges=self.measured.ranges(calibrator, dialect))
@@ -106,7 +107,7 @@ class StagePlanner:
     def _operators(self, dialect: Int8Dialect, plan: QuantizationPlan) -> Mapping[str, str]:
         return quantized_operators(self._graph, dialect, plan)
 
-    def _fall_back(self, dialect: Int8Dialect) -> None:
+    def _fall_back(self, dialect: Int8Dialect, floor: Floor) -> None:
         found = self.plans[dialect]
 
         def judge(plan: QuantizationPlan) -> Found:
@@ -115,6 +116,8 @@ class StagePlanner:
         def progress(done: int, groups: int) -> None:
             self._say(f"{self._judge.name}: {dialect}, sensitivity of group {done} of {groups}")
 
-        if not found.groups:
-            found.groups = measure_groups(found.plan, self._operators(dialect, found.plan), judge, progress)
-        found.fallback = fall_back(found.plan, found.groups, judge, found.floor)
+        groups = found.groups
+        if not groups:
+            groups = measure_groups(found.plan, self._operators(dialect, found.plan), judge, progress)
+        fallback = fall_back(found.plan, groups, judge, floor)
+        self.plans[dialect] = replace(found, fallback=fallback, floor=floor, groups=groups)
