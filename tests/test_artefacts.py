@@ -10,7 +10,16 @@ import pytest
 from pydantic import Field
 
 from cascadert import artefacts
-from cascadert.artefacts import MAX_MANIFEST_BYTES, Manifest, Part, make_part, read_manifest, read_part, write_folder
+from cascadert.artefacts import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    Part,
+    check_output,
+    make_part,
+    read_manifest,
+    read_part,
+    write_folder,
+)
 from cascadert.errors import BundleError, InvalidRequest
 
 CONTENT = {"thing.json": b"{}", "parts/a.bin": b"aaaa", "parts/deep/b.bin": b"\x00\x01"}
@@ -116,6 +125,39 @@ def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match=r"file/thing: cannot be written \(.+\); choose another output"):
         write_folder(tmp_path / "file" / "thing", CONTENT)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that takes no files, for root too."""
+    folder = tmp_path / "read-only"
+    folder.mkdir(mode=0o500)
+    access = os.access
+    monkeypatch.setattr(artefacts.os, "access", lambda path, mode: Path(path) != folder and access(path, mode))
+    return folder
+
+
+def test_what_cannot_be_written_is_noticed_before_the_work(read_only: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (read_only / "thing", f"no permission to write to {read_only}"),
+        (read_only / "new" / "thing", f"no permission to write to {read_only}"),
+        (tmp_path / "file" / "thing", f"{tmp_path / 'file'} is no folder"),
+    ):
+        with pytest.raises(BundleError) as caught:
+            check_output(path, ["thing.json"])
+        assert str(caught.value) == f"{path}: cannot be written ({reason}); choose another output, or mend the cause"
+    before = sorted(tmp_path.rglob("*"))
+    check_output(tmp_path / "new" / "deeper" / "thing", ["thing.json"])
+    assert sorted(tmp_path.rglob("*")) == before, "a check creates nothing"
+
+
+def test_a_path_below_the_present_folder_can_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_output(Path("thing"), ["thing.json"])
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match=r"^file/thing: cannot be written"):
+        check_output(Path("file/thing"), ["thing.json"])
 
 
 def manifest(**changes: Any) -> str:

@@ -26,6 +26,9 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """Larger manifests are refused before they are parsed: real ones have some kilobytes."""
 
 
+_MEND = "choose another output, or mend the cause"
+
+
 class Part(Strict):
     """One file of an artefact."""
 
@@ -89,8 +92,11 @@ def readable(path: Path) -> Iterator[None]:
 def check_output(folder: Path, manifests: Collection[str], *, replace: bool = False) -> None:
     """Check that an artefact with one of `manifests` may be written to `folder`, before the work that makes it.
 
+    Nothing is created.
+
     Raises:
         InvalidRequest: something is there already and `replace` is false, or what is there is not such an artefact.
+        BundleError: the folder above takes no files, or cannot be made.
     """
     with readable(folder):
         exists = folder.exists()
@@ -99,6 +105,17 @@ def check_output(folder: Path, manifests: Collection[str], *, replace: bool = Fa
         raise InvalidRequest(str(folder), "exists already", "choose another output, or pass --force to replace it")
     if not known:
         raise InvalidRequest(str(folder), "is not an artefact of this kind", "choose another output")
+    reason = why_not_writable(folder)
+    if reason is not None:
+        raise BundleError(str(folder), f"cannot be written ({reason})", _MEND)
+
+
+def why_not_writable(path: Path) -> str | None:
+    """Return why nothing can be written at `path`, missing folders above it being made, or none if it can."""
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        return f"{above} is no folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"no permission to write to {above}"
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
@@ -118,8 +135,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool = Fa
         folder.parent.mkdir(parents=True, exist_ok=True)
         _write_and_swap(folder, files)
     except OSError as error:
-        found = f"cannot be written ({error.strerror or error})"
-        raise BundleError(str(folder), found, "choose another output, or mend the cause") from error
+        raise BundleError(str(folder), f"cannot be written ({error.strerror or error})", _MEND) from error
 
 
 def _is_artefact(folder: Path, manifests: Collection[str]) -> bool:

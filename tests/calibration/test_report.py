@@ -1,6 +1,7 @@
 """The page: everything inside one file, every row and failure named, and pictures that show what they say."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ from cascadert.calibration.exhibits import Exhibit, Exhibits, rgb_from_planes
 from cascadert.calibration.pictures import BETTER, GAINED, LOST, OTHER, WORSE, draw_difference, draw_selection
 from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
 from cascadert.calibration.precision_report import PrecisionReport
-from cascadert.calibration.report import Origin, write_page
+from cascadert.calibration.report import Origin, check_page, write_page
 from cascadert.calibration.stage_runs import CascadeTrace
 from cascadert.errors import MissingExtra, SourceError
 from cascadert.geometry import Grid
@@ -108,9 +109,10 @@ class TestPage:
         assert "decision before middle" in text
         assert "decision before accurate" in text
 
-    def test_no_such_folder(self, report: PrecisionReport, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match=r"page\.html: cannot be written \(No such file or directory\)"):
-            write_page(tmp_path / "none" / "page.html", report, ORIGIN)
+    def test_no_folder(self, report: PrecisionReport, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(SourceError, match=r"page\.html: cannot be written \(Not a directory\)"):
+            write_page(tmp_path / "file" / "below" / "page.html", report, ORIGIN)
 
     def test_without_the_extra(self, report: PrecisionReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
@@ -185,3 +187,24 @@ class TestExhibits:
         exhibits, same = Exhibits(spec, most=2), CascadeTrace({}, {}, np.zeros((1, 40, 56), np.uint8))
         exhibits.show("fp16", 0, {"frame": np.zeros((1, 40, 56, 3), np.uint8)}, same, same, None)
         assert exhibits.kept() == ()
+
+
+def test_what_cannot_be_written_is_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "file" / "x", f"{tmp_path / 'file'} is no folder")):
+        with pytest.raises(SourceError, match=rf"^{path}: cannot be written \({reason}\); choose another output$"):
+            check_page(path)
+    old = tmp_path / "old.html"
+    old.write_text("old")
+    check_page(old)
+    check_page(tmp_path / "new" / "page.html")
+    assert not (tmp_path / "new").exists(), "a check creates nothing"
+    access = os.access  # root may write to files that nobody may write to
+    monkeypatch.setattr(os, "access", lambda path, mode: path != old and access(path, mode))
+    with pytest.raises(SourceError, match=r"old\.html: cannot be written \(no permission to replace it\)"):
+        check_page(old)
+
+
+def test_folders_that_lead_to_the_page_are_made(report: PrecisionReport, tmp_path: Path) -> None:
+    write_page(tmp_path / "new" / "deeper" / "page.html", report, ORIGIN)
+    assert (tmp_path / "new" / "deeper" / "page.html").stat().st_size > 10_000

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cascadert.bundle import Bundle
 from cascadert.cli import app
-from cascadert.cli.build import by_stage
+from cascadert.cli.stages import by_stage, parse_precision
 from cascadert.errors import InvalidRequest
 
 Call = Callable[..., Any]
@@ -68,7 +68,7 @@ class TestEngines:
 
     def test_a_bundle_needs_a_target(self, call: Call, toy_bundle: Bundle, tmp_path: Path) -> None:
         message = call(toy_bundle.path, "-o", tmp_path / "out", code=2).stderr
-        assert "a bundle: was given without a target; choose one of cascadert targets, or 'auto'" in message
+        assert "target: is missing: a bundle is built for one; choose one of cascadert targets, or 'auto'" in message
 
     def test_a_refused_target_says_why(self, call: Call, toy_bundle: Bundle, tmp_path: Path) -> None:
         message = call(toy_bundle.path, "--target", "nano", "-o", tmp_path / "out", code=2).stderr
@@ -113,3 +113,9 @@ def test_values_by_stage(text: str, found: dict[str, str]) -> None:
 def test_values_by_stage_that_make_no_sense(text: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^--dla {text}: (has '.*'; write STAGE=VALUE|names stage 'fast' twice)"):
         by_stage("--dla", text)
+
+
+def test_precisions_of_all_stages_or_of_each() -> None:
+    assert parse_precision(None) is None
+    assert parse_precision("fp16") == "fp16"
+    assert parse_precision("fast=int8,accurate=fp16") == {"fast": "int8", "accurate": "fp16"}

@@ -1,6 +1,7 @@
 """`cascadert calibrate` on the toy cascade: what it prints, writes and refuses."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cascadert.bundle import Bundle, read_bundle
+from cascadert.bundle import Bundle, CalibrationEntry, QualityRow, calibration_part, read_bundle, write_bundle
 from cascadert.cli.app import app
+from cascadert.cli.calibrate import show_duration
+from cascadert.precision import QuantizationPlan, StageCalibration
 from cascadert.scenes import SceneOptions, render
 
 Cli = Callable[..., Result]
@@ -50,9 +53,10 @@ def test_it_writes_a_calibrated_bundle_and_says_what_was_found(
         "cpu",
         "min-max",
         "theta of accurate: 1.05 in fp32",
-        f"wrote {written}",
+        "fast, cpu: nothing that int8 takes stays in floating point",
     ):
         assert words in result.output
+    assert re.search(rf"^wrote {re.escape(str(written))} after \d", result.output, re.MULTILINE)
     bundle = read_bundle(written)
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration.images == 9
@@ -74,8 +78,18 @@ def test_json_has_no_word_for_a_stage_without_noise(cli: Cli, toy_bundle: Bundle
     options = ["--int8", "tensorrt", "--calibrator", "min-max", "--threads", 1, "--count", 8, "--json"]
     result = cli("calibrate", toy_bundle.path, "--images", images / "images", "-o", tmp_path / "out", *options)
     found = json.loads(result.stdout, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
-    final = found["int8"]["fast"]["tensorrt"]["final"]
-    assert final == {"sqnr_db": None, "agreement": 1.0, "entropy_bits": 0.0}, "convolutions this thin stay in float"
+    assert found["seconds"] > 0
+    exact, *_ = found["parity"]["rows"]
+    assert (exact["name"], exact["sqnr_db"]) == ("fp32", {"fast": None, "accurate": None})
+
+
+def test_convolutions_too_thin_for_tensorrt_are_said_to_be_none_of_int8(
+    cli: Cli, toy_bundle: Bundle, images: Path, tmp_path: Path
+) -> None:
+    options = ["--int8", "tensorrt", "--calibrator", "min-max", "--threads", 1, "--count", 8]
+    result = cli("calibrate", toy_bundle.path, "--images", images / "images", "-o", tmp_path / "out", *options)
+    assert "fast, tensorrt: int8 takes none of its operators" in result.output
+    assert "nothing that int8 takes" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -84,6 +98,8 @@ def test_json_has_no_word_for_a_stage_without_noise(cli: Cli, toy_bundle: Bundle
         (["--calibrator", "best"], "'best' is not one of 'min-max', 'percentile', 'entropy', 'mse'"),
         (["--refit", "miou"], "refit 'miou': there are no labels; give labels, or refit for 'blocks'"),
         (["--labels", "nowhere"], "does not exist; every frame needs labels of its name"),
+        (["--count", "7"], "--count 7: is too few, since every 4th frame judges and does not calibrate; give at least"),
+        (["--count", "-1"], "--count -1: is too few"),
         (["--glob", "0[0-5]*"], "frames: are 6, of which every 4th is held out; give at least 8"),
     ],
 )
@@ -94,3 +110,66 @@ def test_bad_requests(
     assert result.exit_code in (2, 5)
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("option", "code"), [("-o", 4), ("--html", 5)])
+def test_what_cannot_be_written_is_noticed_before_any_frame_is_read(
+    cli: Cli,
+    toy_bundle: Bundle,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    code: int,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("cascadert.cli.calibrate._read", pytest.fail)
+    wrong = tmp_path / "file" / "below"
+    outputs = {"-o": tmp_path / "new" / "out", "--html": tmp_path / "new" / "page.html", option: wrong}
+    arguments = [word for name, path in outputs.items() for word in (name, path)]
+    result = cli("calibrate", toy_bundle.path, "--images", images / "images", *arguments)
+    assert result.exit_code == code, result.output
+    assert f"{wrong}: cannot be written ({tmp_path / 'file'} is no folder); choose another output" in result.output
+    assert not (tmp_path / "new").exists(), "a check creates nothing"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.31, "0.3 s"), (59.4, "59.4 s"), (60.2, "1 min 0 s"), (754, "12 min 34 s")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert show_duration(seconds) == shown
+
+
+def test_inspect_shows_what_calibration_found(cli: Cli, toy_bundle: Bundle, tmp_path: Path) -> None:
+    kept = {"a": "it is noisy", "b": "it is noisy"}
+    plan = QuantizationPlan(calibrator="percentile", ranges={}, keep=kept)
+    calibration = StageCalibration(peaks={}, fp16_keep={"c": "it exceeds float16"}, int8={"cpu": plan})
+    quality = {"label_agreement": 1, "entropy_bits": 0, "iou_selected_before": 1, "iou_selected": 1, "mean_n": 7.5}
+    entry = CalibrationEntry(
+        source="streets",
+        images=9,
+        images_sha256="0" * 64,
+        seed=0,
+        chosen={"accurate": {"cpu": "percentile"}},
+        quality=(
+            QualityRow(numerics="fp32", sqnr_db={"fast": None, "accurate": None}, **quality),
+            QualityRow(numerics="int8-cpu", sqnr_db={"fast": None, "accurate": 31.25}, **quality),
+        ),
+    )
+    fast, accurate = toy_bundle.manifest.stages
+    assert accurate.select is not None
+    select = accurate.select.model_copy(update={"thetas": {"int8-cpu": 1.0375}})
+    part = calibration_part("accurate", calibration)
+    stages = (fast, accurate.model_copy(update={"select": select, "calibration": part}))
+    manifest = toy_bundle.manifest.model_copy(update={"stages": stages, "calibration": entry})
+    write_bundle(tmp_path / "calibrated", manifest, toy_bundle.graphs, {"accurate": calibration})
+    text = cli("inspect", tmp_path / "calibrated").stdout
+    rows = [line.split() for line in text.splitlines()]
+    assert "calibrated on 9 frames of streets" in text
+    assert ["accurate", "fp16", "1"] in rows
+    assert ["accurate", "int8-cpu", "percentile", "2"] in rows
+    assert "theta of accurate: 1.05 in fp32, 1.038 in int8-cpu" in text
+    assert ["fp32", "100.00", "exact", "0.0000", "1.000", "1.000", "7.50"] in rows
+    assert ["int8-cpu", "100.00", "31.2", "0.0000", "1.000", "1.000", "7.50"] in rows
+    assert "mIoU" not in text
+    assert "calibrated" not in cli("inspect", toy_bundle.path).stdout

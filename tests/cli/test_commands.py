@@ -280,17 +280,28 @@ class TestInspect:
         text = call("inspect", toy_bundle.path).stdout
         assert re.findall(r"^ *(fp32|tf32|fp16|int8) +\d", text, re.MULTILINE) == ["fp32", "fp16", "int8"]
         assert "3 frames in flight" in text
-        assert "int8 counts as holding all weights of fast, accurate, for want of a calibration" in " ".join(
-            text.split()
-        )
+        assert "int8 is counted as holding all weights of fast, accurate\n" in text
         assert "memory in tf32, as estimated" in call("inspect", toy_bundle.path, "--precision", "tf32").stdout
+
+    def test_memory_with_a_precision_of_each_stage(self, call, toy_bundle):
+        text = call("inspect", toy_bundle.path, "--precision", "fast=fp16,accurate=int8").stdout
+        assert "memory in fast=fp16, accurate=int8, as estimated" in text
+        assert "int8 is counted as holding all weights of accurate\n" in text
+
+    def test_80_columns_cut_nothing_of_the_stages(self, call, toy_bundle, monkeypatch):
+        monkeypatch.setattr(console.out, "_width", 80)
+        text = call("inspect", toy_bundle.path).stdout
+        assert re.search(
+            r"^ accurate +networks\.py:toy +\d+x\d+ +[\d,]+ +\d\.\d{3} G/block +\d+\.\d+ KiB *$", text, re.M
+        )
+        assert "\naccurate refines blocks: fast.scores > 1.05\n" in text
 
     def test_memory_of_a_target(self, call, toy_bundle):
         text = " ".join(call("inspect", toy_bundle.path, "--target", "gtx-1080-ti").stdout.split())
         assert "fits gtx-1080-ti: the smallest has 11.00 GiB, 1.00 GiB of it for the system and CUDA" in text
         assert "fp16" not in text
         refused = call("inspect", toy_bundle.path, "--target", "gtx-1080-ti", "--precision", "fp16", code=2)
-        assert "a network in fp16 for gtx-1080-ti: Pascal" in refused.stderr
+        assert "stage 'fast' in fp16 for gtx-1080-ti: Pascal" in refused.stderr
 
     def test_json_is_the_manifest(self, call, toy_bundle):
         shown = json.loads(call("inspect", toy_bundle.path, "--target", "orin-nano-4gb", "--json").stdout)
@@ -307,7 +318,7 @@ class TestTargets:
 
     def test_the_table(self, call, monkeypatch):
         for width in ("80", "120"):
-            monkeypatch.setattr(console.out, "width", int(width))
+            monkeypatch.setattr(console.out, "_width", int(width))  # `width` would not be put back
             text = call("targets").stdout
             assert all(re.search(rf"^{name} ", text, re.MULTILINE) for name in self.NAMES)
             assert "…" not in text

@@ -1,6 +1,7 @@
 """The command `lint`: a bundle lowered for its target, or a file as it stands."""
 
 import json
+import shutil
 import sys
 
 import onnx
@@ -73,6 +74,24 @@ def test_what_is_found_in_a_file(call, raw):
     assert "2 findings" not in call(raw, "--target", "cpu").stdout
 
 
+def test_a_graph_out_of_a_bundle(call, toy_bundle, tmp_path):
+    """It is portable, not yet lowered for a target."""
+    shutil.copytree(toy_bundle.path, tmp_path / "bundle")
+    graph = tmp_path / "bundle" / "stages" / "fast.onnx"
+    remedy = f"; lint the bundle instead, whose graphs are lowered for the target first: {tmp_path / 'bundle'}"
+    assert remedy in call(graph, "--target", "gtx-1080-ti", code=6).stderr
+    shutil.copy(graph, tmp_path / "own.onnx")
+    assert "lint the bundle" not in call(tmp_path / "own.onnx", "--target", "gtx-1080-ti", code=6).stderr
+
+
+def test_precisions_by_stage(call, toy_bundle):
+    options = ["--target", "rtx-40", "--precision"]
+    assert "2 graphs suit" in call(toy_bundle.path, *options, "fast=fp32,accurate=tf32").stderr
+    refused = call(toy_bundle.path, *options, "fast=fp32,accurate=int8", code=2).stderr
+    assert "stage 'accurate' in int8 for rtx-40: it was not calibrated" in refused
+    assert "says nothing of stage 'accurate'" in call(toy_bundle.path, *options, "fast=fp32", code=2).stderr
+
+
 def test_json(call, raw, toy_bundle):
     found = json.loads(call(raw, "--target", "rtx-40", "--json", code=6).stdout)
     assert (found["path"], found["target"], found["backend"]["name"]) == (str(raw), "rtx-40", "tensorrt-rtx")
@@ -118,6 +137,6 @@ def test_requests_that_contradict_the_target(call, raw, toy_bundle):
     assert "was not calibrated" in call(toy_bundle.path, "--target", "rtx-40", "--precision", "int8", code=2).stderr
     assert "is refused" in call(toy_bundle.path, "--target", "nano", code=2).stderr
     assert (
-        "is not built for by onnxruntime"
+        "onnxruntime does not build for it"
         in call(toy_bundle.path, "--target", "rtx-40", "--backend", "onnxruntime", code=2).stderr
     )

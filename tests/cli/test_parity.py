@@ -46,6 +46,7 @@ class TestPrecisions:
         assert re.findall(r"^ ?(fp32|torch|fp16) .*?(pass)? *$", text, re.MULTILINE) == [
             ("fp32", ""), ("torch", "pass"), ("fp16", "pass"),
         ]  # fmt: skip
+        assert re.search(r"^ ?fp32 +100\.00 +exact ", text, re.MULTILINE)
         assert "2 frame(s)" in text
         assert "mIoU" not in text
         assert "…" not in text
@@ -81,6 +82,13 @@ class TestPrecisions:
         result = call(tmp_path / "bundle", "--precisions", "fp16", "--count", "1", code=1)
         assert "error: parity: is vacuous: stage 'accurate' refined no block; give other" in result.stderr
 
+    def test_a_page_that_cannot_be_written_is_noticed_first(self, call, toy_bundle, tmp_path, monkeypatch):
+        (tmp_path / "file").touch()
+        monkeypatch.setattr("cascadert.calibration.precision_parity.compare_precisions", pytest.fail)
+        options = ["--precisions", "fp16", "--html", tmp_path / "file" / "page.html"]
+        error = call(toy_bundle.path, *options, code=5).stderr
+        assert f"page.html: cannot be written ({tmp_path / 'file'} is no folder); choose another output" in error
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -115,7 +123,7 @@ class TestLabels:
         refuse(Path.unlink, "does not exist; every frame needs labels of its name")
 
     def test_another_size(self, refuse):
-        refuse(lambda path: Image.new("L", (56, 41)).save(path), "is 41x56 where frames of the cascade are 40x56")
+        refuse(lambda path: Image.new("L", (56, 41)).save(path), "is 56x41 pixels where its image has 56x40 ")
 
     def test_colours(self, refuse):
         refuse(lambda path: Image.new("RGB", (56, 40)).save(path), "has pixels of mode RGB; labels are class ids")

@@ -153,8 +153,8 @@ def test_int8_without_calibration_is_refused(bundle: Bundle, tmp_path: Path, tar
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (BuildOptions(backend="tvm"), "^target 'rtx-30': is not built for by tvm; use tensorrt-rtx"),  # type: ignore[arg-type]
-        (BuildOptions(backend="onnxruntime"), "^target 'rtx-30': is not built for by onnxruntime; use tensorrt-rtx"),
+        (BuildOptions(backend="tvm"), "^target 'rtx-30': tvm does not build for it; use tensorrt-rtx"),  # type: ignore[arg-type]
+        (BuildOptions(backend="onnxruntime"), "^target 'rtx-30': onnxruntime does not build for it; use tensorrt-rtx"),
         (BuildOptions(devices={"fast": "dla0"}), "^stage 'fast' on dla0 for rtx-30: "),
         (BuildOptions(devices={"slow": "dla0"}), "^device slow=dla0: names no stage; choose fast, accurate$"),
     ],

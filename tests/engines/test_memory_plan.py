@@ -189,8 +189,21 @@ def test_a_bundle_is_planned_in_each_precision(toy_bundle: Bundle) -> None:
     assert plan_artefact(toy_bundle, "orin-nano-8gb")[0].fits is True
 
 
+def test_a_bundle_is_planned_with_a_precision_of_each_stage(toy_bundle: Bundle) -> None:
+    (found,) = plan_artefact(toy_bundle, None, {"fast": "fp16", "accurate": "fp32"})
+    assert dict(found.precisions) == {"fast": "fp16", "accurate": "fp32"}
+    fp32, fp16, _ = plan_artefact(toy_bundle)
+    assert found.stages == (fp16.stages[0], fp32.stages[1])
+    with pytest.raises(InvalidRequest, match="says nothing of stage 'accurate'"):
+        plan_artefact(toy_bundle, None, {"fast": "fp16"})
+    with pytest.raises(InvalidRequest, match="precision 'fp8': is not known"):
+        plan_artefact(toy_bundle, None, "fp8")
+    with pytest.raises(TargetError, match="stage 'accurate' in fp16 for gtx-1080-ti: Pascal"):
+        plan_artefact(toy_bundle, "gtx-1080-ti", {"fast": "fp32", "accurate": "fp16"})
+
+
 def test_what_a_target_refuses_is_not_planned(toy_bundle: Bundle) -> None:
-    with pytest.raises(TargetError, match="a network in fp16 for gtx-1080-ti: Pascal"):
+    with pytest.raises(TargetError, match="stage 'fast' in fp16 for gtx-1080-ti: Pascal"):
         plan_artefact(toy_bundle, "gtx-1080-ti", "fp16")
     with pytest.raises(TargetError, match="target 'tx2': is refused"):
         plan_artefact(toy_bundle, "tx2")

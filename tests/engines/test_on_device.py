@@ -229,7 +229,7 @@ class TestOnTheBoard:
         with pytest.raises(TargetError, match=message):
             build_engine(kit, None, tmp_path / "out")
         board.be(ORIN, "8.6", "8.4.1")
-        with pytest.raises(TargetError, match=r"^target 'orin-nano-8gb': is not built for by tensorrt 8\.4\.1; use"):
+        with pytest.raises(TargetError, match=r"^target 'orin-nano-8gb': tensorrt 8\.4\.1 does not build for it; use"):
             build_engine(kit, None, tmp_path / "out")
 
     def test_a_version_that_is_known_to_be_bad_is_refused(

@@ -106,7 +106,7 @@ def test_versions_of_tensorrt(name: str, built: list[str], not_built: list[str])
     for version in built:
         assert serves(target.backend("tensorrt", version).versions, version)
     for version in not_built:
-        with pytest.raises(TargetError, match=rf"^target '{name}': is not built for by tensorrt {version}; use .*>="):
+        with pytest.raises(TargetError, match=rf"^target '{name}': tensorrt {version} does not build for it; use .*>="):
             target.backend("tensorrt", version)
 
 
@@ -116,8 +116,13 @@ def test_the_preferred_builder_is_the_first_that_serves() -> None:
     assert agx_orin.backend(version="8.5.2") == agx_orin.backends[2]
     assert load_target("rtx-40").backend().name == "tensorrt-rtx"
     assert load_target("cpu").backend().name == "onnxruntime"
-    with pytest.raises(TargetError, match=r"^target 'cpu': is not built for by tensorrt-rtx; use onnxruntime >=1\.20$"):
+    with pytest.raises(
+        TargetError, match=r"^target 'cpu': tensorrt-rtx does not build for it; use onnxruntime >=1\.20$"
+    ):
         load_target("cpu").backend("tensorrt-rtx")
+    message = r"^target 'gtx-1080-ti': TensorRT 10\.3\.0 does not build for it; use tensorrt >=8\.5,<8\.7$"
+    with pytest.raises(TargetError, match=message):
+        load_target("gtx-1080-ti").backend(version="10.3.0")
     with pytest.raises(TargetError, match=r"^version 'ten': is no version; give numbers"):
         agx_orin.backend("tensorrt", "ten")
 

@@ -98,8 +98,14 @@ def test_the_reasons_read_well() -> None:
         TargetError, match=r"in fp16 for cpu: ONNX Runtime's .*; choose int8 \(fast\) or fp32 \(fast\)$"
     ):
         check("cpu", "fp16")
-    with pytest.raises(TargetError, match=r"in int8 for orin-nano-8gb: it was not calibrated, so that the ranges"):
+    with pytest.raises(
+        TargetError, match=r"in int8 for orin-nano-8gb: it was not calibrated, so that its ranges for int8 are un"
+    ):
         check("orin-nano-8gb", "int8", calibrations={})
+    with pytest.raises(
+        TargetError, match=r"it was not calibrated, so that what exceeds float16's range is unknown; run"
+    ):
+        check("orin-nano-8gb", "fp16", calibrations={})
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,22 @@ def test_crop_keeps_the_very_pixels_and_ignores_what_it_cut_off(target, more, se
     np.testing.assert_array_equal(back[seen], image[..., 0][seen])
 
 
+@given(source=SIZES, target=SIZES, fit=FITS)
+def test_labels_of_the_source_go_where_its_pixels_go(source, target, fit):
+    plan = plan_fit("x", source, frame(*target, fit))
+    margin = plan.apply(np.full((*source, 3), 200, np.uint8))[..., 0] == 0
+    np.testing.assert_array_equal(plan.apply_to_labels(np.full(source, 3, np.uint8)), np.where(margin, 255, 3))
+
+
+@given(target=SIZES, more=st.tuples(st.integers(0, 9), st.integers(0, 9)), seed=st.integers(0, 99))
+def test_cropped_labels_are_those_of_the_pixels_that_stay(target, more, seed):
+    source = target[0] + more[0], target[1] + more[1]
+    plan = plan_fit("x", source, frame(*target, "crop"))
+    labels = np.random.default_rng(seed).integers(0, 19, source, np.uint8)
+    image = np.stack([labels] * 3, axis=-1)
+    np.testing.assert_array_equal(plan.apply_to_labels(labels), plan.apply(image)[..., 0])
+
+
 @given(size=SIZES, factor=st.integers(1, 4), seed=st.integers(0, 99))
 def test_labels_survive_enlarging_by_whole_numbers(size, factor, seed):
     """A frame `factor` times larger than its source: every source pixel gets back a label of its own area."""
@@ -74,6 +90,7 @@ def test_the_very_size_goes_through_untouched():
         plan = plan_fit("x", (2, 4), frame(2, 4, fit))
         assert plan.apply(image) is image
         np.testing.assert_array_equal(plan.invert(image[..., 0]), image[..., 0])
+        np.testing.assert_array_equal(plan.apply_to_labels(image[..., 0]), image[..., 0])
 
 
 def test_resize_is_bilinear():

@@ -174,6 +174,10 @@ class TestVideo:
         assert [frame.timestamp_s for frame in frames] == pytest.approx([0, 0.08, 0.16, 0.24, 0.32])
         assert [int(frame.rgb.mean().round()) for frame in frames] == pytest.approx([20, 40, 60, 80, 100], abs=2)
 
+    def test_some_frames(self, save_video):
+        with open_source(save_video("clip.mp4", frames=5), FRAME) as source:
+            assert [frame.name for frame in source.at([1, 3])] == ["clip_000001", "clip_000003"]
+
     def test_another_size(self, save_video):
         with pytest.raises(SourceError, match=r"clip.mp4: is 64x48 pixels where the bundle takes 56x40"):
             open_source(save_video("clip.mp4", size=(48, 64)), FRAME)
@@ -239,6 +243,19 @@ class TestCameras:
         right = save_images("c.png", folder="right")[0].parent
         with Cameras([left, right], self.FRAME) as cameras, pytest.raises(SourceError, match=r"right: ends before the"):
             list(cameras)
+
+    def test_some_frames_in_step(self, save_images):
+        left = save_images("a.png", "b.png", "c.png", folder="left")[0].parent
+        right = save_images("d.png", "e.png", "f.png", folder="right")[0].parent
+        with Cameras([left, right], self.FRAME) as cameras:
+            steps = list(cameras.at([0, 2]))
+        assert [[frame.name for frame in step] for step in steps] == [["a", "d"], ["c", "f"]]
+
+    def test_some_frames_of_sources_of_different_length(self, save_images):
+        left = save_images("a.png", "b.png", folder="left")[0].parent
+        right = save_images("c.png", folder="right")[0].parent
+        with Cameras([left, right], self.FRAME) as cameras, pytest.raises(SourceError, match=r"right: ends before the"):
+            cameras.at([0])
 
     def test_their_number(self, save_images):
         (path,) = save_images("a.png")

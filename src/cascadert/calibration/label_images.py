@@ -10,23 +10,23 @@ from PIL import Image, UnidentifiedImageError
 
 from cascadert.classes import IGNORE_LABEL
 from cascadert.errors import SourceError
-from cascadert.spec import CascadeSpec
 
 _MODES = ("L", "P")
 
 
-def read_labels(folder: Path, frame: str, spec: CascadeSpec) -> NDArray[np.uint8]:
-    """Read the labels of one frame, uint8 `[H, W]`: class ids, 255 where nothing is known.
+def read_labels(folder: Path, name: str, size: tuple[int, int], num_classes: int) -> NDArray[np.uint8]:
+    """Read the labels of one picture, uint8 `[h, w]`: class ids, 255 where nothing is known.
 
     Args:
         folder: where they are.
-        frame: the frame's name: its labels are `<frame>.png`.
-        spec: size of frames and number of classes.
+        name: the picture's name: its labels are `<name>.png`.
+        size: height and width of the picture itself, before it is fitted to a cascade.
+        num_classes: how many classes there are.
 
     Raises:
-        SourceError: no such file, not one channel of 8 bits, another size than the frame's, or an unknown class.
+        SourceError: no such file, not one channel of 8 bits, another size than the picture's, or an unknown class.
     """
-    path = folder / f"{frame}.png"
+    path = folder / f"{name}.png"
     try:
         with Image.open(path) as image:
             mode, labels = image.mode, np.array(image)
@@ -36,12 +36,12 @@ def read_labels(folder: Path, frame: str, spec: CascadeSpec) -> NDArray[np.uint8
         raise SourceError(str(path), f"cannot be read as an image: {error}", "give an intact PNG file") from error
     if mode not in _MODES:
         raise SourceError(str(path), f"has pixels of mode {mode}", "labels are class ids in one channel of 8 bits")
-    wanted = spec.frame.height, spec.frame.width
-    if labels.shape != wanted:
-        found = f"is {labels.shape[0]}x{labels.shape[1]} where frames of the cascade are {wanted[0]}x{wanted[1]}"
-        raise SourceError(str(path), found, "give labels of that size; they are not resized")
-    unknown = labels[(labels >= spec.num_classes) & (labels != IGNORE_LABEL)]
+    if labels.shape != size:
+        (height, width), (rows, columns) = size, labels.shape
+        found = f"is {columns}x{rows} pixels where its image has {width}x{height} (width x height)"
+        raise SourceError(str(path), found, "give labels of the image's own size; they are fitted as it is")
+    unknown = labels[(labels >= num_classes) & (labels != IGNORE_LABEL)]
     if unknown.size:
-        found = f"holds label {unknown[0]} where there are {spec.num_classes} classes"
+        found = f"holds label {unknown[0]} where there are {num_classes} classes"
         raise SourceError(str(path), found, "check the class set (trainIds, not ids)")
     return labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from cascadert.artefacts import why_not_writable
 from cascadert.calibration.exhibits import Exhibit
 from cascadert.calibration.metrics import PAvPU
 from cascadert.calibration.pictures import (
@@ -57,8 +59,24 @@ class ShownFrame:
     difference: str
 
 
+def check_page(path: Path) -> None:
+    """Check that a page can be written to `path`, before the work that makes it. Nothing is created.
+
+    Raises:
+        MissingExtra: matplotlib or jinja2 is not installed.
+        SourceError: the file cannot be written.
+    """
+    import_extra("jinja2", "report", "to write a page")
+    import_extra("matplotlib", "report", "to draw plots")
+    reason = "it is a folder" if path.is_dir() else why_not_writable(path)
+    if reason is None and path.exists() and not os.access(path, os.W_OK):
+        reason = "no permission to replace it"
+    if reason is not None:
+        raise SourceError(str(path), f"cannot be written ({reason})", "choose another output")
+
+
 def write_page(path: Path, report: PrecisionReport, origin: Origin) -> None:
-    """Write the page.
+    """Write the page, and the folders that lead to it.
 
     Raises:
         MissingExtra: matplotlib or jinja2 is not installed.
@@ -92,6 +110,7 @@ def write_page(path: Path, report: PrecisionReport, origin: Origin) -> None:
         infinity=math.inf,
     )
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise SourceError(str(path), f"cannot be written ({error.strerror})", "choose another output") from error

@@ -10,7 +10,7 @@ import typer
 from cascadert.cli.console import Force, Json, tracking
 from cascadert.cli.kits import describe_kit
 from cascadert.cli.look import describe
-from cascadert.errors import InvalidRequest
+from cascadert.cli.stages import by_stage, parse_precision
 
 if TYPE_CHECKING:
     from cascadert.engines.build import BuildProgress
@@ -81,7 +81,7 @@ def build_engine(
     from cascadert.engines.kit import Kit, is_kit, read_kit
 
     options = BuildOptions(
-        precision=by_stage("--precision", precision) if precision and "=" in precision else precision,
+        precision=parse_precision(precision),
         devices={} if dla is None else by_stage("--dla", dla),
         backend=backend,  # type: ignore[arg-type]  # checked there
         tensorrt=tensorrt,
@@ -111,20 +111,3 @@ def build_engine(
         describe_kit(result, as_json=as_json)
     else:
         describe(result, as_json=as_json)
-
-
-def by_stage(option: str, text: str) -> dict[str, str]:
-    """Parse `fast=int8,accurate=fp16`.
-
-    Raises:
-        InvalidRequest: not of this form, or a stage that is named twice.
-    """
-    found: dict[str, str] = {}
-    for item in text.split(","):
-        stage, equals, value = (part.strip() for part in item.partition("="))
-        if not (stage and equals and value):
-            raise InvalidRequest(f"{option} {text}", f"has '{item}'", "write STAGE=VALUE, separated by commas")
-        if stage in found:
-            raise InvalidRequest(f"{option} {text}", f"names stage '{stage}' twice", "name it once")
-        found[stage] = value
-    return found

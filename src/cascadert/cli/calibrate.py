@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,14 +13,17 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from cascadert.cli.calibration_tables import print_thetas, show_sqnr
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, out, print_json, tracking
+from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cascadert.bundle import Bundle
     from cascadert.calibration.calibrate import Calibrated
     from cascadert.calibration.judge import Found
     from cascadert.calibration.refit import Recording
+    from cascadert.calibration.stage_plans import DialectPlan
     from cascadert.precision import Int8Dialect
 
 _DIALECTS: dict[str, tuple[Int8Dialect, ...]] = {
@@ -38,9 +42,13 @@ def calibrate(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="CALIBRATED", help="The folder to write.")],
     labels: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Class ids as PNG, named as the images: mIoU decides then."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Class ids as PNG of the names and sizes of the images: mIoU decides then. They are fitted to the "
+            "cascade as the images are.",
+        ),
     ] = None,
-    count: Annotated[int, typer.Option(min=8, help="Frames to take, evenly spread; every fourth judges.")] = 64,
+    count: Annotated[int, typer.Option(help="Frames to take, 8 or more, evenly spread; every fourth judges.")] = 64,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks to keep for each refinement stage.")] = 128,
     weighting: Annotated[
         Literal["classes", "uncertainty"],
@@ -74,12 +82,21 @@ def calibrate(
     Python: cascadert.calibration.calibrate.calibrate
     """
     with needs("export,cpu", "cascadert calibrate"):
-        from cascadert.bundle import read_bundle
-        from cascadert.calibration.calibrate import CalibrateOptions
+        from cascadert.artefacts import check_output
+        from cascadert.bundle import BUNDLE_FILE, read_bundle
+        from cascadert.calibration.calibrate import HELD_OUT, CalibrateOptions
         from cascadert.calibration.calibrate import calibrate as run
+        from cascadert.calibration.report import check_page
         from cascadert.calibration.samples import SampleOptions
         from cascadert.precision import CALIBRATORS
 
+    if count < 2 * HELD_OUT:
+        found = f"is too few, since every {HELD_OUT}th frame judges and does not calibrate"
+        raise InvalidRequest(f"--count {count}", found, f"give at least {2 * HELD_OUT}")
+    check_output(output, [BUNDLE_FILE], replace=force)
+    if html is not None:
+        check_page(html)
+    started = time.monotonic()
     opened = read_bundle(bundle)
     options = CalibrateOptions(
         source=", ".join(map(str, images)),
@@ -94,10 +111,12 @@ def calibrate(
         calibrated = run(opened, recording, output, options, tracker.say)
     if html is not None:
         _write_page(html, calibrated, images, labels or [])
+    seconds = time.monotonic() - started
     if as_json:
-        print_json(json.dumps(_as_json(calibrated), indent=1))
+        print_json(json.dumps({**_as_json(calibrated), "seconds": seconds}, indent=1))
     else:
         _print(calibrated)
+        out.print(f"wrote {calibrated.bundle.path} after {show_duration(seconds)}", soft_wrap=True)
     calibrated.report.check()
 
 
@@ -127,7 +146,6 @@ def _write_page(html: Path, calibrated: Calibrated, images: list[Path], labels: 
 
 def _print(calibrated: Calibrated) -> None:
     from cascadert.cli.parity import print_rows
-    from cascadert.spec import ThresholdPolicy
 
     for stage, plans in calibrated.plans.items():
         table = Table(Column(f"{stage}: int8", no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1))
@@ -141,23 +159,36 @@ def _print(calibrated: Calibrated) -> None:
                 table.add_row(dialect, "with fallback", *_cells(plan.fallback.found), kept)
         out.print(table)
         for dialect, plan in plans.items():
-            for group in plan.groups[: plan.fallback.kept]:
-                alone = f"alone it leaves {group.found.sqnr_db:.1f} dB"
-                out.print(f"{stage}, {dialect}: {group.module} stays in floating point: {alone}")
+            _print_kept(stage, dialect, plan, calibrated.bundle)
         for reason in calibrated.fp16_keep[stage].values():
             out.print(f"{stage}, fp16: {reason}: stays float32")
-    for entry in calibrated.bundle.manifest.stages:
-        if entry.select is not None and isinstance(entry.select.policy, ThresholdPolicy):
-            thetas = {"fp32": entry.select.policy.theta, **entry.select.thetas}
-            shown = ", ".join(f"{theta:.4g} in {numerics}" for numerics, theta in thetas.items())
-            out.print(f"theta of {entry.name}: {shown}")
+    print_thetas(calibrated.bundle.manifest)
     print_rows(calibrated.report)
-    out.print(f"wrote {calibrated.bundle.path}", soft_wrap=True)
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _print_kept(stage: str, dialect: Int8Dialect, plan: DialectPlan, bundle: Bundle) -> None:
+    """Say which groups fell back, that none did, or that there was nothing to quantize."""
+    from cascadert.export.precision import quantized_operators
+
+    for group in plan.groups[: plan.fallback.kept]:
+        alone = f"alone it leaves {group.found.sqnr_db:.1f} dB"
+        out.print(f"{stage}, {dialect}: {group.module} stays in floating point: {alone}")
+    if plan.fallback.kept:
+        return
+    int8 = quantized_operators(bundle.graphs[stage], dialect, plan.fallback.plan)
+    found = "nothing that int8 takes stays in floating point" if int8 else "int8 takes none of its operators"
+    out.print(f"{stage}, {dialect}: {found}")
 
 
 def _cells(found: Found) -> tuple[str, str, str]:
     entropy = "" if found.entropy_bits is None else f"{found.entropy_bits:.4f}"
-    return f"{found.sqnr_db:.1f}", f"{100 * found.agreement:.2f}", entropy
+    return show_sqnr(found.sqnr_db), f"{100 * found.agreement:.2f}", entropy
 
 
 def _as_json(calibrated: Calibrated) -> dict[str, Any]:

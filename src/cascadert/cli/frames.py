@@ -24,6 +24,8 @@ Pair = tuple[dict[str, Any], "NDArray[np.uint8] | None"]
 class LabelledFrames:
     """Sources and folders of labels, one of each for a camera. A context manager.
 
+    Labels have the size of the image they belong to, and are fitted to the cascade as it is.
+
     Raises:
         InvalidRequest: more or fewer sources or folders than cameras.
         SourceError: a source or a label image that cannot be read, or labels that do not fit.
@@ -40,18 +42,14 @@ class LabelledFrames:
             self._cameras = stack.enter_context(Cameras(sources, spec.frame, pattern=glob))
             self._stack = stack.pop_all()
 
-    def first(self, count: int) -> Iterator[Pair]:
-        """Yield the first frames, `count` at most."""
-        return map(self._pair, islice(self._cameras, count))
-
     def spread(self, count: int) -> Iterator[Pair]:
         """Yield `count` frames spread evenly over the sources; the first ones of a source that hides its length."""
         length = self._cameras.length
         if length is None or length <= count:
-            yield from self.first(count)
+            yield from map(self._pair, islice(self._cameras, count))
             return
-        wanted = {round(i * (length - 1) / max(count - 1, 1)) for i in range(count)}
-        yield from (self._pair(frames) for number, frames in enumerate(self._cameras) if number in wanted)
+        wanted = [round(i * (length - 1) / max(count - 1, 1)) for i in range(count)]
+        yield from map(self._pair, self._cameras.at(wanted))
 
     def _pair(self, frames: Sequence[Frame]) -> Pair:
         import numpy as np
@@ -61,8 +59,11 @@ class LabelledFrames:
         planes = self._cameras.planes(frames)
         if not self._labels:
             return planes, None
-        pairs = zip(self._labels, frames, strict=True)
-        return planes, np.stack([read_labels(folder, frame.name, self._spec) for folder, frame in pairs])
+        labels = [
+            frame.fit.apply_to_labels(read_labels(folder, frame.name, frame.fit.source, self._spec.num_classes))
+            for folder, frame in zip(self._labels, frames, strict=True)
+        ]
+        return planes, np.stack(labels)
 
     def __enter__(self) -> LabelledFrames:
         return self

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cascadert.cli.console import Json, out, print_json, print_note, tracking
+from cascadert.cli.stages import parse_precision
 from cascadert.errors import BuildError, GraphError, InvalidRequest, import_extra
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from cascadert.engines.lint import Finding
     from cascadert.engines.profiles import Target
     from cascadert.graph import Graph
-    from cascadert.precision import Precision
 
 Findings = list[tuple[str, "Finding"]]
 
@@ -29,7 +29,9 @@ Findings = list[tuple[str, "Finding"]]
 def lint(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, or any .onnx file as it stands.")],
     target: Annotated[str, typer.Option("--target", metavar="NAME", help="See [bold]cascadert targets[/bold].")],
-    precision: Annotated[str, typer.Option(help="What a bundle's networks are to compute in.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="What a bundle is to compute in; or each stage, as in fast=int8,accurate=fp16.")
+    ] = "fp32",
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which of the target's builders; if not given, the first.")
     ] = None,
@@ -61,7 +63,7 @@ def lint(
     builder = f"{facts.name} {facts.versions}"
     if findings:
         found = f"{len(findings)} finding{'s' if len(findings) > 1 else ''} for {builder}"
-        raise BuildError(f"{path} for {chosen.name}", found, "mend the graph, or choose another target")
+        raise BuildError(f"{path} for {chosen.name}", found, _remedy(path))
     print_note(
         f"{path} for {chosen.name}: {graphs} graph{'s' if graphs > 1 else ''} suit{'s' * (graphs == 1)} {builder}"
     )
@@ -77,10 +79,11 @@ def _graphs(path: Path, target: Target, facts: BackendFacts, precision: str) -> 
         return
     from cascadert.bundle import read_bundle
     from cascadert.engines.form import StageForm
+    from cascadert.engines.options import stage_precisions
     from cascadert.engines.request import check_request
 
     bundle = read_bundle(path)
-    wanted = dict.fromkeys(bundle.graphs, _known(precision))
+    wanted = stage_precisions(parse_precision(precision), list(bundle.graphs))
     check_request(target, facts, wanted, {}, bundle.calibrations, None)
     for stage, graph in bundle.graphs.items():
         subject = f"stage '{stage}' for {target.name}"
@@ -88,13 +91,14 @@ def _graphs(path: Path, target: Target, facts: BackendFacts, precision: str) -> 
         yield stage, form.unchecked(graph)
 
 
-def _known(precision: str) -> Precision:
-    from cascadert.precision import PRECISIONS
+def _remedy(path: Path) -> str:
+    """Say what to do about findings: a stage's own graph has yet to be lowered for a target."""
+    from cascadert.bundle import BUNDLE_FILE
 
-    for known in PRECISIONS:
-        if known == precision:
-            return known
-    raise InvalidRequest(f"precision '{precision}'", "is not known", f"choose {', '.join(PRECISIONS)}")
+    bundle = path.absolute().parent.parent
+    if path.suffix == ".onnx" and (bundle / BUNDLE_FILE).is_file():
+        return f"lint the bundle instead, whose graphs are lowered for the target first: {bundle}"
+    return "mend the graph, or choose another target"
 
 
 def _read_onnx(path: Path) -> Graph:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
+from rich.table import Table
 from rich.tree import Tree
 
+from cascadert.cli.calibration_tables import print_calibration
 from cascadert.cli.console import Json, out, print_json, tracking
 from cascadert.cli.memory_tables import plan_to_dict, print_memory, show_bytes
+from cascadert.cli.stages import parse_precision
 from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -28,8 +30,11 @@ def inspect(
         str | None, typer.Option(metavar="NAME", help="Say whether a bundle fits this target's memory.")
     ] = None,
     precision: Annotated[
-        Literal["fp32", "tf32", "fp16", "int8"] | None,
-        typer.Option(help="Estimate a bundle's memory in this precision; else in each."),
+        str | None,
+        typer.Option(
+            metavar="PRECISION",
+            help="Estimate a bundle's memory in this precision, or as in fast=int8,accurate=fp16; else in each.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -50,7 +55,7 @@ def inspect(
         return
     with tracking(f"checking {path}", quiet=as_json, counted=False):
         artefact = open_artefact(path)
-        plans = plan_artefact(artefact, target, precision)
+        plans = plan_artefact(artefact, target, parse_precision(precision))
     describe(artefact, plans, as_json=as_json)
 
 
@@ -62,9 +67,8 @@ def describe(
     from cascadert.engines.memory_plan import plan_artefact
 
     plans = plan_artefact(artefact) if plans is None else plans
-    built = artefact.manifest if isinstance(artefact, Deployment) else None
     bundle = artefact.manifest.bundle if isinstance(artefact, Deployment) else artefact.manifest
-    kind = "bundle" if built is None else "deployment"
+    kind = "deployment" if isinstance(artefact, Deployment) else "bundle"
     if as_json:
         manifest = artefact.manifest.model_dump(mode="json", by_alias=True)
         memory = [plan_to_dict(plan) for plan in plans]
@@ -74,10 +78,15 @@ def describe(
     out.print(f"[bold]{kind}[/bold] {artefact.path}", soft_wrap=True)
     out.print(_frame_line(bundle))
     out.print(_stage_table(bundle))
+    for stage in bundle.stages[1:]:
+        out.print(f"{stage.name} refines blocks: {show_decision(stage)}", soft_wrap=True)
     print_memory(plans)
-    out.print(_wiring(bundle))
-    if built is not None:
-        _print_built(built)
+    if isinstance(artefact, Deployment):
+        out.print(_wiring(bundle))
+        _print_built(artefact.manifest)
+    else:
+        print_calibration(artefact)
+        out.print(_wiring(bundle))
 
 
 def _frame_line(manifest: BundleManifest) -> str:
@@ -91,7 +100,9 @@ def _frame_line(manifest: BundleManifest) -> str:
 
 
 def _stage_table(manifest: BundleManifest) -> Table:
-    table = Table("stage", "network", "sees", "weights", _whole("MACs"), "graph", _whole("refines"), box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for header in ("stage", "network", "sees", "weights", "MACs", "graph"):
+        table.add_column(header, overflow="fold", no_wrap=header != "network")
     for stage in manifest.stages:
         network = stage.network
         table.add_row(
@@ -101,14 +112,8 @@ def _stage_table(manifest: BundleManifest) -> Table:
             f"{network.parameters:,}",
             f"{network.macs / 1e9:.3f} G/{'frame' if stage.select is None else 'block'}",
             show_bytes(stage.graph.bytes),
-            show_decision(stage),
         )
     return table
-
-
-def _whole(header: str) -> Column:
-    """Return a column that narrow terminals do not cut."""
-    return Column(header, overflow="fold")
 
 
 def show_decision(stage: StageEntry) -> str:

@@ -69,7 +69,7 @@ def _footnotes(plans: Sequence[MemoryPlan]) -> Sequence[str]:
     lines += [f"int8 holds {x.quantized:.1%} of the weights of {x.stage}" for x in int8 if x.quantized is not None]
     assumed = [stage.stage for stage in int8 if stage.quantized is None]
     if assumed:
-        lines.append(f"int8 counts as holding all weights of {', '.join(assumed)}, for want of a calibration")
+        lines.append(f"int8 is counted as holding all weights of {', '.join(dict.fromkeys(assumed))}")
     return lines
 
 

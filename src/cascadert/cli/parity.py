@@ -14,6 +14,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from cascadert.cli.calibration_tables import show_sqnr
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Json, needs, out, print_json, print_note, tracking
 from cascadert.cli.frames import LabelledFrames, Pair
@@ -45,7 +46,7 @@ def parity(
         list[Path] | None,
         typer.Option(metavar="SOURCE", help="Image, folder or video, one per camera; else generated streets."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Frames to generate, or to take of SOURCE at most.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="Frames to generate, or to take of SOURCE, evenly spread.")] = 3,
     precisions: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="Compare these with fp32: fp16, int8 (or int8-tensorrt, int8-cpu alone)."),
@@ -53,7 +54,9 @@ def parity(
     labels: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FOLDER", help="With --precisions: class ids as PNG, named as the frames; one per camera."
+            metavar="FOLDER",
+            help="With --precisions: class ids as PNG of the names and sizes of the images; one per camera. They are "
+            "fitted to the cascade as the images are.",
         ),
     ] = None,
     html: Annotated[
@@ -122,7 +125,10 @@ def _compare_precisions(
     with needs("export,cpu", "cascadert parity"):
         from cascadert.bundle import read_bundle
         from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions, offered_numerics
+        from cascadert.calibration.report import check_page
 
+    if html is not None:
+        check_page(html)
     bundle = read_bundle(path)
     options = PrecisionOptions(
         numerics=parse_precisions(precisions, offered_numerics(bundle)), spec=spec, frames=given.count, threads=threads
@@ -170,8 +176,8 @@ def _why_not(word: str, offered: Sequence[Numerics]) -> tuple[str, str]:
 
 
 def _pairs(stack: ExitStack, bundle: Bundle, given: _Given) -> Iterator[Pair]:
-    """Open the sources, and yield planes and labels of each frame."""
-    return stack.enter_context(LabelledFrames(bundle.spec, given.frames, given.labels, given.glob)).first(given.count)
+    """Open the sources, and yield planes and labels of frames that are spread evenly over them."""
+    return stack.enter_context(LabelledFrames(bundle.spec, given.frames, given.labels, given.glob)).spread(given.count)
 
 
 def _print_ports(report: ParityReport) -> None:
@@ -219,8 +225,8 @@ def _cells(row: PrecisionRow) -> list[str]:
     before, after = (min((a.iou for a in side.values()), default=None) for side in (row.before, row.after))
     ious = ["" if iou is None else f"{iou:.3f}" for iou in (before, after)]
     blocks = " + ".join(f"{n:.2f}" for n in row.mean_n.values())
-    noise = f"{min(row.sqnr_db.values()):.1f}"
-    return [f"{100 * row.label_agreement:.2f}", *quality, noise, f"{row.entropy_bits:.4f}", *ious, blocks]
+    sqnr = show_sqnr(min(row.sqnr_db.values()))
+    return [f"{100 * row.label_agreement:.2f}", *quality, sqnr, f"{row.entropy_bits:.4f}", *ious, blocks]
 
 
 def _write_page(html: Path, report: PrecisionReport, bundle: Path, given: _Given, precisions: str) -> None:

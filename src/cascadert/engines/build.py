@@ -86,7 +86,8 @@ def build_or_pack(
 
 def _load(target: str | Target | None) -> Target:
     if target is None:
-        raise InvalidRequest("a bundle", "was given without a target", "choose one of cascadert targets, or 'auto'")
+        remedy = "choose one of cascadert targets, or 'auto'"
+        raise InvalidRequest("target", "is missing: a bundle is built for one", remedy)
     if target == "auto":
         return detect_target()
     return load_target(target) if isinstance(target, str) else target

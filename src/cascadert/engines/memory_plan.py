@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 
 from cascadert.bundle import Bundle, BundleManifest, StageEntry
 from cascadert.deployment import Deployment
+from cascadert.engines.options import stage_precisions
 from cascadert.engines.profiles import Target, load_target
 from cascadert.engines.request import check_precision
 from cascadert.errors import InvalidRequest
@@ -98,17 +99,18 @@ class MemoryPlan:
 
 
 def plan_artefact(
-    artefact: Bundle | Deployment, target: str | None = None, precision: Precision | None = None
+    artefact: Bundle | Deployment, target: str | None = None, precision: str | Mapping[str, str] | None = None
 ) -> tuple[MemoryPlan, ...]:
     """Estimate what a deployment takes, or a bundle in each precision.
 
     Args:
         artefact: a deployment has its target and its precisions.
         target: whose smallest device a bundle shall fit; only precisions that it takes are planned.
-        precision: plan for this one alone. TF32 takes what fp32 takes, and is planned only where it is asked for.
+        precision: plan for this one alone, or for one of each stage. TF32 takes what fp32 takes, and is planned only
+            where it is asked for.
 
     Raises:
-        InvalidRequest: a target or precision for a deployment.
+        InvalidRequest: a target or precision for a deployment, or an unknown precision or stage.
         TargetError: the target is unknown or refused, or refuses the precision.
     """
     if isinstance(artefact, Deployment):
@@ -120,11 +122,11 @@ def plan_artefact(
         most = None if built_for.blocks is None else built_for.blocks[-1]
         return (plan_memory(manifest.bundle, manifest.precisions, load_target(built_for.target), most=most),)
     device = None if target is None else load_target(target)
-    chosen = _chosen(device, precision)
+    chosen = _chosen(device, precision, [stage.name for stage in artefact.manifest.stages])
     on_cpu = device is not None and device.compute_capability is None
-    shares = quantized_shares(artefact, "cpu" if on_cpu else "tensorrt") if "int8" in chosen else {}
-    stages = [stage.name for stage in artefact.manifest.stages]
-    return tuple(plan_memory(artefact.manifest, dict.fromkeys(stages, one), device, shares) for one in chosen)
+    int8 = any("int8" in each.values() for each in chosen)
+    shares = quantized_shares(artefact, "cpu" if on_cpu else "tensorrt") if int8 else {}
+    return tuple(plan_memory(artefact.manifest, each, device, shares) for each in chosen)
 
 
 def plan_memory(
@@ -173,15 +175,20 @@ def quantized_shares(bundle: Bundle, int8: Int8Dialect) -> Mapping[str, float]:
     }
 
 
-def _chosen(target: Target | None, precision: Precision | None) -> tuple[Precision, ...]:
+def _chosen(
+    target: Target | None, asked: str | Mapping[str, str] | None, stages: Sequence[str]
+) -> list[Mapping[str, Precision]]:
+    """Return the precisions of every stage, for each plan."""
     if target is not None:
         target.require_built_for()
-    if precision is None:
+    if asked is None:
         taken = PRECISIONS if target is None else target.with_speed("fast", "works")
-        return tuple(each for each in taken if each != "tf32")
+        return [dict.fromkeys(stages, each) for each in taken if each != "tf32"]
+    precisions = stage_precisions(asked, stages)
     if target is not None:
-        check_precision(target, precision)
-    return (precision,)
+        for stage, precision in precisions.items():
+            check_precision(target, precision, f"stage '{stage}'")
+    return [precisions]
 
 
 def _stage_memory(stage: StageEntry, precision: Precision, blocks: int, quantized: float | None) -> StageMemory:

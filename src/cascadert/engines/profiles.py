@@ -123,9 +123,9 @@ class Target(Strict):
         for facts in self.backends:
             if name in (None, facts.name) and (version is None or serves(facts.versions, version)):
                 return facts
-        asked = " ".join(filter(None, (name, version)))
+        asked = " ".join(filter(None, (name or "TensorRT", version)))
         there = " or ".join(f"{facts.name} {facts.versions}" for facts in self.backends)
-        raise TargetError(f"target '{self.name}'", f"is not built for by {asked}", f"use {there}")
+        raise TargetError(f"target '{self.name}'", f"{asked} does not build for it", f"use {there}")
 
     @model_validator(mode="after")
     def _is_complete(self) -> Target:

@@ -71,7 +71,7 @@ def check_version(target: Target, facts: BackendFacts, version: str) -> None:
             raise TargetError(subject, f"{bad} is known to be broken", f"use another of {facts.versions}")
 
 
-def check_precision(target: Target, precision: Precision, what: str = "a network") -> None:
+def check_precision(target: Target, precision: Precision, what: str) -> None:
     """Check that a target takes a precision; `what` computes in it.
 
     Raises:
@@ -145,8 +145,8 @@ def _check_calibrated(
     subject = f"stage '{stage}' in {precision} for {target.name}"
     remedy = "run cascadert calibrate, or choose " + " or ".join(_uncalibrated(target))
     if calibration is None:
-        need = "what exceeds float16's range" if precision == "fp16" else "the ranges that int8 shall tell apart"
-        raise TargetError(subject, f"it was not calibrated, so that {need} is unknown", remedy)
+        unknown = "what exceeds float16's range is" if precision == "fp16" else "its ranges for int8 are"
+        raise TargetError(subject, f"it was not calibrated, so that {unknown} unknown", remedy)
     dialect = int8_dialect(facts)
     if precision == "int8" and dialect not in calibration.int8:
         there = ", ".join(calibration.int8) or "none"

@@ -45,9 +45,21 @@ class FitPlan:
         if self.scaled != self.source:
             height, width = self.scaled
             image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        return self._placed(image, 0)
+
+    def apply_to_labels(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Map labels uint8 `[h, w]` of the picture to uint8 `[H, W]` of the frame, each pixel the nearest label.
+
+        Letterbox margins become 255: nothing is known of them.
+        """
+        rows, columns = (nearest(scaled, size) for scaled, size in zip(self.scaled, self.source, strict=True))
+        return self._placed(labels[np.ix_(rows, columns)], IGNORE_LABEL)
+
+    def _placed(self, scaled: NDArray[np.uint8], background: int) -> NDArray[np.uint8]:
+        """Put what has the size of `scaled` where it lies in the frame."""
         in_frame, in_scaled = self._overlap()
-        frame = np.zeros((*self.frame, image.shape[2]), np.uint8)
-        frame[in_frame] = image[in_scaled]
+        frame = np.full((*self.frame, *scaled.shape[2:]), background, np.uint8)
+        frame[in_frame] = scaled[in_scaled]
         return frame
 
     def ignore_margins(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -71,9 +83,9 @@ class FitPlan:
         return scaled[np.ix_(rows, columns)]
 
 
-def nearest(source: int, scaled: int) -> NDArray[np.int64]:
-    """Return, for each of `source` pixels, the one of `scaled` pixels that covers its centre."""
-    return (2 * np.arange(source, dtype=np.int64) + 1) * scaled // (2 * source)
+def nearest(pixels: int, others: int) -> NDArray[np.int64]:
+    """Return, for each of `pixels` along one side, which of `others` along the same side covers its centre."""
+    return (2 * np.arange(pixels, dtype=np.int64) + 1) * others // (2 * pixels)
 
 
 def plan_fit(name: str, source: Size, frame: FrameSpec) -> FitPlan:

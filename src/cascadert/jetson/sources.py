@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Frame]: ...
 
+    def at(self, numbers: Sequence[int]) -> Iterator[Frame]:
+        """Yield the frames of these numbers, which count from 0 and ascend; images between them are not decoded."""
+        ...
+
     def __enter__(self) -> Source: ...
 
     def __exit__(self, *exception: object) -> None: ...
@@ -70,9 +74,13 @@ class ImageSource:
         return len(self._headers)
 
     def __iter__(self) -> Iterator[Frame]:
-        for header, plan in zip(self._headers, self._plans, strict=True):
-            rgb = plan.apply(read_rgb(header.path))
-            yield Frame(header.path.stem, rgb, plan)
+        return self.at(range(len(self._headers)))
+
+    def at(self, numbers: Sequence[int]) -> Iterator[Frame]:
+        """Yield the images of these numbers."""
+        for number in numbers:
+            path, plan = self._headers[number].path, self._plans[number]
+            yield Frame(path.stem, plan.apply(read_rgb(path)), plan)
 
     def __enter__(self) -> ImageSource:
         return self
@@ -106,6 +114,12 @@ class VideoSource:
     def __iter__(self) -> Iterator[Frame]:
         for index, (rgb, timestamp_s) in enumerate(self._reader):
             yield Frame(f"{self._path.stem}_{index:06d}", self._plan.apply(rgb), self._plan, timestamp_s)
+
+    def at(self, numbers: Sequence[int]) -> Iterator[Frame]:
+        """Yield the frames of these numbers; all up to the last of them are decoded."""
+        wanted = set(numbers)
+        frames = enumerate(islice(self, max(wanted, default=-1) + 1))
+        return (frame for number, frame in frames if number in wanted)
 
     def __enter__(self) -> VideoSource:
         return self
@@ -170,11 +184,28 @@ class Cameras:
         Raises:
             SourceError: one source ends before the others, or cannot be read.
         """
-        for frames in zip_longest(*self._sources):
+        return self._in_step(self._sources)
+
+    def at(self, numbers: Sequence[int]) -> Iterator[tuple[Frame, ...]]:
+        """Yield the frames of these numbers, which count from 0 and ascend, one of every camera at a time.
+
+        Raises:
+            SourceError: the sources are not of one length, or one cannot be read.
+        """
+        lengths = [source.length or 0 for source in self._sources]
+        if len(set(lengths)) > 1:
+            raise self._ends_first(lengths.index(min(lengths)))
+        return self._in_step([source.at(numbers) for source in self._sources])
+
+    def _in_step(self, sources: Sequence[Iterable[Frame]]) -> Iterator[tuple[Frame, ...]]:
+        for frames in zip_longest(*sources):
             if None in frames:
-                found = "ends before the other cameras do"
-                raise SourceError(str(self._paths[frames.index(None)]), found, "give sources of one length, or --limit")
+                raise self._ends_first(frames.index(None))
             yield frames
+
+    def _ends_first(self, camera: int) -> SourceError:
+        found = "ends before the other cameras do"
+        return SourceError(str(self._paths[camera]), found, "give sources of one length, or --limit")
 
     def planes(self, frames: Sequence[Frame]) -> dict[str, Image8]:
         """Turn the frames of all cameras into the planes of the port `frame`, uint8 `[N, H, W, C]` each."""
