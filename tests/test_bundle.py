@@ -135,9 +135,11 @@ GOLDEN = """{
     "weights_bytes": 48,
     "activation_bytes": 4608,
     "activation_bytes_per_block": 0
-   }
+   },
+   "calibration": null
   }
- ]
+ ],
+ "calibration": null
 }
 """
 
@@ -150,6 +152,13 @@ def golden(tmp_path: Path) -> Path:
     (folder / BUNDLE_FILE).write_text(GOLDEN)
     (folder / "stages" / "fast.onnx").write_bytes(ONNX)
     return folder
+
+
+def test_a_manifest_from_before_calibration_is_read(golden: Path) -> None:
+    before = GOLDEN.replace(',\n   "calibration": null', "").replace(',\n "calibration": null', "")
+    assert "calibration" not in before
+    (golden / BUNDLE_FILE).write_text(before)
+    assert read_bundle(golden).manifest.to_json() == GOLDEN
 
 
 def test_golden_manifest_is_read_and_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:

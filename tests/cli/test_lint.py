@@ -8,15 +8,16 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from cascadert.cli import app
+from cascadert.cli import app, console
 
 
 @pytest.fixture
-def call():
+def call(monkeypatch):
     """`call(path, "--target", ...)` runs the command; `code` is the exit code that it must have."""
+    monkeypatch.setattr(console.out, "_width", 240)  # rich reads COLUMNS once, when it is imported
 
     def call(*arguments, code=0):
-        result = CliRunner().invoke(app, ["lint", *map(str, arguments)], env={"COLUMNS": "240"})
+        result = CliRunner().invoke(app, ["lint", *map(str, arguments)])
         assert result.exit_code == code, result.output
         return result
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cascadert.deployment import Backend
+from cascadert.precision import Precision
 from cascadert.spec import Strict
 
 
@@ -20,6 +21,7 @@ class BackendFacts(Strict):
         strongly_typed: whether precision is in the graph alone, or needs builder flags (TensorRT before 10).
         opset: the newest ONNX opset that every one of these versions parses.
         known_bad: versions within the range that are known to be broken.
+        refused: precisions that the target has and this builder makes nothing of, with the reason.
     """
 
     name: Backend
@@ -28,3 +30,4 @@ class BackendFacts(Strict):
     strongly_typed: bool
     opset: Annotated[int, Field(ge=9)]
     known_bad: tuple[str, ...] = ()
+    refused: dict[Precision, str] = Field(default_factory=dict)

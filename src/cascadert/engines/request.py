@@ -51,6 +51,7 @@ def check_request(
         )
     for stage, precision in precisions.items():
         check_precision(target, precision, f"stage '{stage}'")
+        _check_builder(target, facts, stage, precision)
         if stage in devices:
             _check_device(target, facts, stage, precision, devices[stage], tensorrt)
         _check_calibrated(target, facts, stage, precision, calibrations.get(stage))
@@ -84,6 +85,16 @@ def check_precision(target: Target, precision: Precision, what: str) -> None:
             for other in other_precisions(target, precision)
         )
         raise TargetError(f"{what} in {precision} for {target.name}", fact.why, f"choose {offered}")
+
+
+def _check_builder(target: Target, facts: BackendFacts, stage: str, precision: Precision) -> None:
+    """Refuse what the target computes in, but this builder does not."""
+    if precision in facts.refused:
+        others = [other for other in other_precisions(target, precision) if other not in facts.refused]
+        builders = {other.name for other in target.backends if precision not in other.refused}
+        remedy = " or ".join([*others, *(f"--backend {name}" for name in sorted(builders))])
+        subject = f"stage '{stage}' in {precision} for {target.name}"
+        raise TargetError(subject, facts.refused[precision], f"choose {remedy}")
 
 
 def other_precisions(target: Target, precision: Precision) -> tuple[Precision, ...]:
