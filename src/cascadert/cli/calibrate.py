@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -148,22 +149,28 @@ def _print(calibrated: Calibrated) -> None:
     from cascadert.cli.parity import print_rows
 
     for stage, plans in calibrated.plans.items():
-        table = Table(Column(f"{stage}: int8", no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1))
-        for header in ("calibrator", "SQNR, dB", "labels kept, %", "entropy error, bits", ""):
-            table.add_column(header, justify="left" if header in ("calibrator", "") else "right")
-        for dialect, plan in plans.items():
-            for name, found in plan.tried.items():
-                table.add_row(dialect, name, *_cells(found), "chosen" if name == plan.plan.calibrator else "")
-            if plan.fallback.kept:
-                kept = f"{plan.fallback.kept} of {len(plan.groups)} groups in floating point"
-                table.add_row(dialect, "with fallback", *_cells(plan.fallback.found), kept)
-        out.print(table)
-        for dialect, plan in plans.items():
-            _print_kept(stage, dialect, plan, calibrated.bundle)
+        if plans:
+            _print_int8(stage, plans, calibrated.bundle)
         for reason in calibrated.fp16_keep[stage].values():
             out.print(f"{stage}, fp16: {reason}: stays float32")
     print_thetas(calibrated.bundle.manifest)
     print_rows(calibrated.report)
+
+
+def _print_int8(stage: str, plans: Mapping[Int8Dialect, DialectPlan], bundle: Bundle) -> None:
+    """Print what each calibrator gives, and what stays in floating point."""
+    table = Table(Column(f"{stage}: int8", no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1))
+    for header in ("calibrator", "SQNR, dB", "labels kept, %", "entropy error, bits", ""):
+        table.add_column(header, justify="left" if header in ("calibrator", "") else "right")
+    for dialect, plan in plans.items():
+        for name, found in plan.tried.items():
+            table.add_row(dialect, name, *_cells(found), "chosen" if name == plan.plan.calibrator else "")
+        if plan.fallback.kept:
+            kept = f"{plan.fallback.kept} of {len(plan.groups)} groups in floating point"
+            table.add_row(dialect, "with fallback", *_cells(plan.fallback.found), kept)
+    out.print(table)
+    for dialect, plan in plans.items():
+        _print_kept(stage, dialect, plan, bundle)
 
 
 def show_duration(seconds: float) -> str:
