@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cascadert.bundle import Bundle
 from cascadert.cli import app
+from cascadert.cli.build import doubts
 from cascadert.cli.stages import by_stage, parse_precision
 from cascadert.errors import InvalidRequest
 
@@ -119,3 +120,10 @@ def test_precisions_of_all_stages_or_of_each() -> None:
     assert parse_precision(None) is None
     assert parse_precision("fp16") == "fp16"
     assert parse_precision("fast=int8,accurate=fp16") == {"fast": "int8", "accurate": "fp16"}
+
+
+def test_what_is_built_but_may_gain_nothing_is_said() -> None:
+    (doubt,) = doubts("rtx-40", {"fp16", "int8"})
+    assert doubt.startswith("int8 on rtx-40: TensorRT-RTX 1.7.1 convolves int8 but writes sums as float32")
+    assert doubt.endswith("; build fp16, too, and compare")
+    assert doubts("rtx-40", {"fp32", "tf32", "fp16"}) == doubts("cpu", {"int8"}) == []

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascadert.cli.console import Force, Json, tracking
+from cascadert.cli.console import Force, Json, print_note, tracking
 from cascadert.cli.kits import describe_kit
 from cascadert.cli.look import describe
 from cascadert.cli.stages import by_stage, parse_precision
 
 if TYPE_CHECKING:
     from cascadert.engines.build import BuildProgress
+    from cascadert.precision import Precision
 
 _STEPS = 1000
 
@@ -109,5 +111,19 @@ def build_engine(
         result = build_or_pack(opened, target, output, options, show)
     if isinstance(result, Kit):
         describe_kit(result, as_json=as_json)
+        target_name = result.plan.target.name
+        precisions = {planned.precision for planned in result.plan.stages.values()}
     else:
         describe(result, as_json=as_json)
+        target_name, precisions = result.manifest.built_for.target, set(result.manifest.precisions.values())
+    for doubt in doubts(target_name, precisions):
+        print_note(doubt)
+
+
+def doubts(target: str, precisions: Collection[Precision]) -> list[str]:
+    """Say of precisions that a target takes, but has no units for, what is known of them."""
+    from cascadert.engines.profiles import load_target
+
+    facts = load_target(target).precisions
+    slow = sorted(precision for precision in precisions if facts[precision].speed == "works")
+    return [f"{precision} on {target}: {facts[precision].why}; build fp16, too, and compare" for precision in slow]
