@@ -28,7 +28,7 @@ from cascadert.bundle import Bundle, calibration_part, write_bundle
 from cascadert.calibration.calibrate import Calibrated, CalibrateOptions, calibrate
 from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
 from cascadert.calibration.precision_report import PrecisionReport
-from cascadert.calibration.refit import Recording, refit_thetas
+from cascadert.calibration.refit import Recording, measure_reference, refit_thetas
 from cascadert.calibration.samples import SampleOptions
 from cascadert.calibration.sessions import open_session
 from cascadert.calibration.stage_runs import GraphRunner
@@ -85,7 +85,8 @@ def _thetas(
             for name, graph in bundle.graphs.items()
         }
 
-    return refit_thetas(bundle.manifest, runners("fp32"), runners(numerics), train, "blocks")
+    reference = measure_reference(bundle.manifest, runners("fp32"), train, "blocks")
+    return refit_thetas(bundle.manifest, reference, runners(numerics), train, "blocks")
 
 
 def rows_of(report: PrecisionReport) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,9 @@ Numerics = Literal["fp32", "fp16", "int8-tensorrt", "int8-cpu"]
 Calibrator = Literal["min-max", "percentile", "entropy", "mse"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
 
+FP16_SCALES_OPSET = 19
+"""The first ONNX opset that defines float16 scales of Q/DQ; onnx-tensorrt takes them earlier, other readers do not."""
+
 FP16_MAX = 65504.0
 """Largest finite float16."""
 

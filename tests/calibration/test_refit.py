@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cascadert.bundle import Bundle
-from cascadert.calibration.refit import Recording, refit_thetas
+from cascadert.calibration.refit import Recording, measure_reference, refit_thetas
+from cascadert.calibration.samples import collect
 from cascadert.calibration.stage_runs import GraphRunner, run_cascade
 from cascadert.export.lowering import lower
 from cascadert.pixels import planes_from_rgb
@@ -58,7 +59,8 @@ def test_the_same_blocks_are_refined_again(
 ) -> None:
     reference = runners(toy_bundle)
     other = {name: Shifted(runner, factor, shift) for name, runner in reference.items()}
-    thetas = refit_thetas(toy_bundle.manifest, reference, other, recording, "blocks")
+    fp32 = measure_reference(toy_bundle.manifest, reference, recording, "blocks")
+    thetas = refit_thetas(toy_bundle.manifest, fp32, other, recording, "blocks")
     wanted = blocks_of(toy_bundle, reference, recording, thetas_of(toy_bundle))
     assert any(any(found.values()) for found in wanted)
     assert blocks_of(toy_bundle, other, recording, thetas) == wanted
@@ -67,7 +69,16 @@ def test_the_same_blocks_are_refined_again(
 
 
 def test_none_changes_nothing(toy_bundle: Bundle, recording: Recording) -> None:
-    assert refit_thetas(toy_bundle.manifest, runners(toy_bundle), runners(toy_bundle), recording, "none") == {}
+    fp32 = measure_reference(toy_bundle.manifest, runners(toy_bundle), recording, "none")
+    assert refit_thetas(toy_bundle.manifest, fp32, runners(toy_bundle), recording, "none") == {}
+
+
+def test_what_sampling_saw_is_what_theta_is_refitted_against(toy_bundle: Bundle, recording: Recording) -> None:
+    seen = collect(toy_bundle, recording.frames).selections
+    measured = measure_reference(toy_bundle.manifest, runners(toy_bundle), recording, "blocks").scores
+    assert seen.keys() == measured.keys() == {"accurate"}
+    for one, scores in zip(seen["accurate"], measured["accurate"], strict=True):
+        np.testing.assert_array_equal(one.scores, scores)
 
 
 def test_for_miou_the_fewest_blocks_that_keep_it(toy_bundle: Bundle, recording: Recording) -> None:
@@ -75,7 +86,8 @@ def test_for_miou_the_fewest_blocks_that_keep_it(toy_bundle: Bundle, recording: 
     policies = {s.name: s.select.policy for s in toy_bundle.manifest.stages if s.select is not None}
     truths = [run_cascade(toy_bundle.manifest, reference, f, policies, {}).labels for f in recording.frames]
     labelled = Recording(recording.frames, truths)
-    thetas = refit_thetas(toy_bundle.manifest, reference, reference, labelled, "miou")
+    fp32 = measure_reference(toy_bundle.manifest, reference, labelled, "miou")
+    thetas = refit_thetas(toy_bundle.manifest, fp32, reference, labelled, "miou")
     (theta,) = thetas.values()
     found = blocks_of(toy_bundle, reference, recording, thetas)
     wanted = blocks_of(toy_bundle, reference, recording, thetas_of(toy_bundle))

@@ -242,7 +242,8 @@ class TestOnTheBoard:
         target = kit.plan.target.model_copy(update={"backends": bad})
         plan = replace(kit.plan, target=target, facts=target.backend("tensorrt", "10.3.0"))
         with pytest.raises(
-            TargetError, match=r"tensorrt 10\.3\.0 is known to be broken; install another of >=10\.3,<11"
+            TargetError,
+            match=r"^tensorrt 10\.3\.0 for orin-nano-8gb: 10\.3\.0 is known to be broken; use another of >=10\.3,<11$",
         ):
             build_engine(replace(kit, plan=plan), None, tmp_path / "out")
 

@@ -28,7 +28,7 @@ from cascadert.calibration.judge import StageJudge
 from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
 from cascadert.calibration.precision_report import PrecisionReport, PrecisionRow
 from cascadert.calibration.ranges import Measured, measure_ranges
-from cascadert.calibration.refit import Recording, Refit, refit_thetas
+from cascadert.calibration.refit import Recording, Reference, Refit, cascade_miou, policies_of, refit_thetas
 from cascadert.calibration.samples import SampleOptions, collect
 from cascadert.calibration.stage_plans import DialectPlan, Say, StagePlanner
 from cascadert.calibration.stage_runs import GraphRunner, StageRunner, StageTrace, run_cascade
@@ -139,6 +139,7 @@ class _Run:
         self._planners: dict[str, StagePlanner] = {}
         say("running the cascade in fp32")
         self._samples = collect(bundle, self._seen.frames, options.samples, self._seen.truths)
+        self._fp32 = self._measured_in_fp32()
 
     def plan_stages(self) -> None:
         """Measure and choose, stage by stage."""
@@ -158,10 +159,18 @@ class _Run:
                 planner.choose(dialect, options.calibrators)
             self._planners[name] = planner
 
+    def _measured_in_fp32(self) -> Reference:
+        """Return what theta is refitted against; the scores were seen when frames were sampled."""
+        scores = {name: [one.scores for one in found] for name, found in self._samples.selections.items()}
+        if self._options.refit != "miou":
+            return Reference(scores)
+        manifest = self._bundle.manifest
+        return Reference(scores, cascade_miou(manifest, self._reference, self._seen, policies_of(manifest)))
+
     def _judging_traces(self) -> dict[str, list[StageTrace]]:
         """Run held-out frames in fp32 until every stage has enough of them; they hold logits, which are large."""
         manifest = self._bundle.manifest
-        policies = {stage.name: stage.select.policy for stage in manifest.stages if stage.select is not None}
+        policies = policies_of(manifest)
         traces: dict[str, list[StageTrace]] = {stage.name: [] for stage in manifest.stages}
         for planes in self._held.frames:
             if all(len(kept) == JUDGES for kept in traces.values()):
@@ -212,7 +221,7 @@ class _Run:
         self._say(f"{numerics}: refitting theta")
         calibrations = {name: planner.calibration() for name, planner in self._planners.items()}
         runners = self._runners(numerics, calibrations)
-        return refit_thetas(self._bundle.manifest, self._reference, runners, self._seen, self._options.refit)
+        return refit_thetas(self._bundle.manifest, self._fp32, runners, self._seen, self._options.refit)
 
     def _runners(self, numerics: Numerics, calibrations: Mapping[str, StageCalibration]) -> dict[str, StageRunner]:
         return {

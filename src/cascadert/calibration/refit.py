@@ -32,8 +32,26 @@ class Recording:
     truths: Sequence[Labels] | None = None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What fp32 gave on a recording: the scores before each decision, by its stage, and mIoU where that is the goal.
+
+    Scores are float32 `[N * G]` of each frame.
+    """
+
+    scores: Mapping[str, Sequence[Scores]]
+    miou: float | None = None
+
+
+def measure_reference(manifest: BundleManifest, runners: Runners, recording: Recording, goal: Refit) -> Reference:
+    """Run a recording in fp32, once for every precision that is refitted."""
+    policies = policies_of(manifest)
+    scores = {s.name: _scores(manifest, s, runners, recording.frames, policies) for s in manifest.stages if s.select}
+    return Reference(scores, cascade_miou(manifest, runners, recording, policies) if goal == "miou" else None)
+
+
 def refit_thetas(
-    manifest: BundleManifest, reference: Runners, runners: Runners, recording: Recording, goal: Refit
+    manifest: BundleManifest, reference: Reference, runners: Runners, recording: Recording, goal: Refit
 ) -> dict[str, float]:
     """Return a theta for each decision by threshold, by its stage.
 
@@ -41,29 +59,30 @@ def refit_thetas(
 
     Args:
         manifest: how the stages are wired, with the thetas of fp32.
-        reference: the stages in fp32.
+        reference: what fp32 gave on the recording.
         runners: the stages in some precision.
         recording: what to run.
         goal: "blocks" refines as many blocks as fp32; "miou" the fewest that keep its mIoU, for which labels are
             needed; "none" changes nothing.
     """
-    decided = [stage for stage in manifest.stages if stage.select is not None]
-    wanted: dict[str, SelectPolicy] = {s.name: s.select.policy for s in decided if s.select is not None}
-    policies, thetas = dict(wanted), {}
-    for stage in decided if goal != "none" else ():
-        policy = wanted[stage.name]
+    policies, thetas = policies_of(manifest), {}
+    for stage in manifest.stages if goal != "none" else ():
+        policy = policies.get(stage.name)
         if not isinstance(policy, ThresholdPolicy):
             continue
-        old = _scores(manifest, stage, reference, recording.frames, wanted)
         new = _scores(manifest, stage, runners, recording.frames, policies)
-        theta = refit_theta(old, policy.theta, new)
-        if goal == "miou" and recording.truths is not None:
-            aim = _miou(manifest, reference, recording, wanted)
+        theta = refit_theta(reference.scores[stage.name], policy.theta, new)
+        if reference.miou is not None:
             tried = {*candidate_thetas(new, CANDIDATES), theta}
-            found = {t: _miou(manifest, runners, recording, {**policies, stage.name: _at(t)}) for t in tried}
-            theta = refit_for_miou(found, aim)
+            found = {t: cascade_miou(manifest, runners, recording, {**policies, stage.name: _at(t)}) for t in tried}
+            theta = refit_for_miou(found, reference.miou)
         thetas[stage.name], policies[stage.name] = theta, _at(theta)
     return thetas
+
+
+def policies_of(manifest: BundleManifest) -> dict[str, SelectPolicy]:
+    """Return the policy of each decision in fp32, by its stage."""
+    return {stage.name: stage.select.policy for stage in manifest.stages if stage.select is not None}
 
 
 def _at(theta: float) -> ThresholdPolicy:
@@ -88,9 +107,10 @@ def _scores(
     return [trace.stages[producer].outputs["scores"] for trace in traces if producer in trace.stages]
 
 
-def _miou(
+def cascade_miou(
     manifest: BundleManifest, runners: Runners, recording: Recording, policies: Mapping[str, SelectPolicy]
 ) -> float:
+    """Return the mIoU of a cascade on a labelled recording."""
     matrix = ConfusionMatrix(manifest.spec.num_classes)
     for planes, truth in zip(recording.frames, recording.truths or (), strict=True):
         matrix.add(run_cascade(manifest, runners, planes, policies, {}).labels, truth)

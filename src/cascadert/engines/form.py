@@ -10,10 +10,7 @@ from cascadert.engines.lint import check_graph
 from cascadert.engines.profiles import Target
 from cascadert.errors import TargetError
 from cascadert.graph import Graph
-from cascadert.precision import Numerics, Precision, StageCalibration, numerics_of
-
-_FIRST_FP16_QDQ_OPSET = 19
-"""From here on the float side of Q/DQ may be float16."""
+from cascadert.precision import FP16_SCALES_OPSET, Numerics, Precision, StageCalibration, numerics_of
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,12 @@ class StageForm:
         return (*integer, "FP16"), float32_operators(graph, self.calibration)
 
     def _in_opset(self, graph: Graph) -> Graph:
-        """Convert a graph that is newer than the parser, or older than what it says."""
+        """Convert a graph that is newer than the parser."""
         from cascadert.export.onnx_io import model_from_graph
         from cascadert.export.opset import to_opset
         from cascadert.export.passes.older_opset import opset_of
 
-        needed = _FIRST_FP16_QDQ_OPSET if self._half_beside_int8 and self.precision == "int8" else 0
-        return to_opset(graph, min(max(opset_of(model_from_graph(graph)), needed), self.facts.opset))
+        return to_opset(graph, min(opset_of(model_from_graph(graph)), self.facts.opset))
 
     @property
     def _why_nothing(self) -> str:
@@ -106,7 +102,7 @@ class StageForm:
     @property
     def _half_beside_int8(self) -> bool:
         typed = self.facts.strongly_typed and not self._on_cpu
-        return typed and self._fast_half and self.facts.opset >= _FIRST_FP16_QDQ_OPSET
+        return typed and self._fast_half and self.facts.opset >= FP16_SCALES_OPSET
 
 
 def _is_quantized(graph: Graph) -> bool:

@@ -8,8 +8,9 @@ from cascadert.deployment import GpuFingerprint
 from cascadert.engines.detect import GpuFacts, fingerprint, match_target, read_modules
 from cascadert.engines.facts import BackendFacts
 from cascadert.engines.plan import BuildPlan
-from cascadert.engines.profiles import Target, serves
+from cascadert.engines.profiles import Target
 from cascadert.engines.recipe import TensorRTBackend
+from cascadert.engines.request import check_version
 from cascadert.errors import InvalidRequest, MissingExtra, TargetError, import_extra
 from cascadert.runtime.devices.choose import open_gpu
 from cascadert.runtime.executables.tensorrt import StageEngine, TensorRT, TensorRTExecutable, import_tensorrt
@@ -66,9 +67,7 @@ def this_machine(target: Target, facts: BackendFacts) -> Machine | None:
     if served != facts:
         found = f"has graphs for {facts.name} {facts.versions}, and {version} is here"
         raise TargetError(f"a plan for {target.name}", found, f"write a kit with --tensorrt {version}")
-    if any(serves(f"=={bad}.*", version) for bad in facts.known_bad):
-        found = f"{facts.name} {version} is known to be broken"
-        raise TargetError(f"target '{target.name}'", found, f"install another of {facts.versions}")
+    check_version(target, facts, version)
     return Machine(facts.name, version, gpu)
 
 

@@ -22,11 +22,9 @@ from cascadert.export.passes.half_rounding import RoundNetworkToFloat16
 from cascadert.export.passes.quantize import QuantizeForTensorRT
 from cascadert.export.placement import place
 from cascadert.graph import Dialect, Graph
-from cascadert.precision import Int8Dialect, Numerics, QuantizationPlan, StageCalibration
+from cascadert.precision import FP16_SCALES_OPSET, Int8Dialect, Numerics, QuantizationPlan, StageCalibration
 
 Rest = Literal["fp32", "fp16"]
-
-_HALF_SCALES = 19  # the first opset whose QuantizeLinear takes float16
 
 
 def lower_to(
@@ -74,7 +72,7 @@ def as_measured(graph: Graph, numerics: Numerics, calibration: StageCalibration 
 
 def _in_half(graph: Graph, keep: Mapping[str, str]) -> Graph:
     typed = graph.dialect == "tensorrt"
-    model = model_from_graph(to_opset(graph, _HALF_SCALES) if typed and _is_quantized(graph) else graph)
+    model = model_from_graph(to_opset(graph, FP16_SCALES_OPSET) if typed and _is_quantized(graph) else graph)
     step = NetworkToFloat16(keep) if typed else RoundNetworkToFloat16(keep)
     run_passes(model, [step, *finish_passes()])
     return graph_from_model(model, graph.dialect)

@@ -9,15 +9,13 @@ from cascadert.engines.lint.operators import QUANTIZERS
 from cascadert.engines.lint.releases import Builder
 from cascadert.export.passes.base import constant, integer
 from cascadert.export.passes.tensorrt_ops import Objection
+from cascadert.precision import FP16_SCALES_OPSET
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _SYMMETRIC = "quantize symmetrically to int8: QInt8, ActivationSymmetric, WeightSymmetric"
 _FLOAT_BIAS = "keep biases in floating point: QuantizeBias=False"
-
-# ONNX defines float16 scales from here on; onnx-tensorrt takes them earlier, other readers of the graph do not.
-_HALF_SCALE_OPSET = 19
 
 # The axis of output channels of a weight, along which kernels take one scale each.
 _CHANNEL_AXES = {"Conv": 0, "ConvTranspose": 1}
@@ -65,14 +63,14 @@ def _scale(node: ir.Node, builder: Builder) -> Iterator[Objection]:
     if not builder.facts.strongly_typed:
         found = f"has float16 scales where {builder.named()} is not strongly typed"
         yield Objection("scale", found, "give it float32 scales and the flags INT8 and FP16")
-    elif (opset := _opset(node)) < _HALF_SCALE_OPSET:
+    elif (opset := _opset(node)) < FP16_SCALES_OPSET:
         found = f"has float16 scales, which ONNX opset {opset} does not define"
-        yield Objection("scale", found, f"convert it to opset {_HALF_SCALE_OPSET}")
+        yield Objection("scale", found, f"convert it to opset {FP16_SCALES_OPSET}")
 
 
 def _opset(node: ir.Node) -> int:
     imports = {} if node.graph is None else node.graph.opset_imports
-    return imports.get("", _HALF_SCALE_OPSET)  # only the outermost graph says
+    return imports.get("", FP16_SCALES_OPSET)  # only the outermost graph says
 
 
 def _activation(node: ir.Node) -> Iterator[Objection]:
