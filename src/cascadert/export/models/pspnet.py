@@ -10,7 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cascadert.export.models.resnet import BasicBlock, Bottleneck, DilatedResNet, conv_norm_relu
+from cascadert.export.models.resnet import (
+    OUTPUT_STRIDE_8,
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    ResNetShape,
+    conv_norm_relu,
+)
 
 BINS = (1, 2, 3, 6)
 
@@ -45,7 +52,7 @@ class PSPNet(nn.Module):
         enlarge: the image is enlarged by this first (bilinear), which makes the stride finer: 8 / enlarge.
     """
 
-    def __init__(self, backbone: DilatedResNet, classes: int, context: int, hidden: int, enlarge: float = 1.0) -> None:
+    def __init__(self, backbone: ResNet, classes: int, context: int, hidden: int, enlarge: float = 1.0) -> None:
         super().__init__()
         self.enlarge = enlarge
         self.backbone = backbone
@@ -74,7 +81,7 @@ class PSPNet(nn.Module):
 
 def pspnet_r50(classes: int) -> PSPNet:
     """Builds PSPNet on a deep-stem ResNet-50 (46,715,347 parameters at 19 classes) with fresh weights."""
-    backbone = DilatedResNet(Bottleneck, (3, 4, 6, 3), stem=(64, 64, 128), width=64)
+    backbone = ResNet(Bottleneck, ResNetShape((3, 4, 6, 3), stem=(64, 64, 128), **OUTPUT_STRIDE_8))
     return PSPNet(backbone, classes, context=512, hidden=512)
 
 
@@ -94,5 +101,5 @@ def pspnet_small(
         hidden: channels before the classifier.
         enlarge: factor by which the image is enlarged first; costs its square and needs no other weights.
     """
-    backbone = DilatedResNet(BasicBlock, blocks, stem=(width, width, width), width=width)
+    backbone = ResNet(BasicBlock, ResNetShape(blocks, stem=(width, width, width), width=width, **OUTPUT_STRIDE_8))
     return PSPNet(backbone, classes, context=2 * width, hidden=hidden, enlarge=enlarge)

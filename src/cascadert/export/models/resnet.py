@@ -1,12 +1,15 @@
-"""Dilated residual backbones of output stride 8.
+"""Residual backbones: any stem, number of units, stride and dilation; shared by every network that has one.
 
-Source: He et al., arXiv:1512.03385; deep stem and dilations as in hszhao/semseg ``model/resnet.py`` and
-``model/pspnet.py`` (layer 3 and 4 keep stride 1 and are dilated by 2 and 4).
+Sources: He et al., arXiv:1512.03385 (units); Yu et al., arXiv:1705.09914 (dilation in the place of stride); the deep
+stem as in hszhao/semseg ``model/resnet.py``. Unit removal is that of Wu et al., arXiv:1712.00213: a layer keeps its
+first units, the one that changes the width among them, and a layer of 0 units is not there.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
 
 import torch
 from torch import nn
@@ -73,47 +76,106 @@ class Bottleneck(nn.Module):
         return out
 
 
+class EagerBottleneck(Bottleneck):
+    """A bottleneck whose stride is in its first 1x1 convolution, as in the original ResNet: a cheaper 3x3."""
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
+        super().__init__(inputs, width, stride, dilation)
+        self.conv1 = nn.Conv2d(inputs, width, 1, stride, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
+
+
 class Block(Protocol):
-    """What :class:`DilatedResNet` needs of a residual block class."""
+    """What :class:`ResNet` needs of a class of residual units."""
 
     expansion: int
 
     def __call__(self, inputs: int, width: int, stride: int, dilation: int) -> nn.Module:
-        """Return the block."""
+        """Return the unit."""
         ...
 
 
-class DilatedResNet(nn.Module):
-    """Residual backbone of output stride 8: ``[N, 3, H, W] -> [N, channels, H/8, W/8]`` (rounded up).
+@dataclass(frozen=True)
+class ResNetShape:
+    """What a residual backbone is made of.
 
-    Args:
-        block: residual block class.
-        blocks: number of residual blocks in each of the four layers.
-        stem: widths of the three 3x3 convolutions of the stem; the first has stride 2.
+    Attributes:
+        units: residual units in each of the four layers; 0 removes a layer.
+        stem: widths of the three 3x3 convolutions of a deep stem, or of the one 7x7 convolution. The first has stride
+            2, and so has the pooling after it.
         width: inner width of layer 1; every layer doubles it.
+        strides, dilations: of each layer.
+        gradual: the first unit of a layer keeps the dilation of the layer before, as torchvision's does.
     """
 
-    def __init__(self, block: Block, blocks: tuple[int, int, int, int], stem: tuple[int, int, int], width: int) -> None:
+    units: tuple[int, int, int, int]
+    stem: tuple[int, ...] = (64,)
+    width: int = 64
+    strides: tuple[int, int, int, int] = (1, 2, 2, 2)
+    dilations: tuple[int, int, int, int] = (1, 1, 1, 1)
+    gradual: bool = False
+
+    def dilation(self, layer: int, unit: int) -> int:
+        """Dilation of one unit, both counted from 0."""
+        return self.dilations[layer - 1] if self.gradual and unit == 0 and layer else self.dilations[layer]
+
+
+class Resolution(TypedDict):
+    """The part of a `ResNetShape` that decides about its output stride."""
+
+    strides: tuple[int, int, int, int]
+    dilations: tuple[int, int, int, int]
+
+
+OUTPUT_STRIDE_8: Resolution = {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
+OUTPUT_STRIDE_16: Resolution = {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+
+
+class ResNet(nn.Module):
+    """Residual backbone: ``[N, 3, H, W] -> [N, channels, H/s, W/s]``, s the output stride (rounded up).
+
+    Units lie in one row (`layers`), so that a network can be cut between any two of them; `ends` says where each of the
+    four layers ends, and `widths` how many channels it has then (of a removed layer: those of the layer before).
+
+    Args:
+        block: class of the residual units.
+        shape: see `ResNetShape`.
+    """
+
+    def __init__(self, block: Block, shape: ResNetShape) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            conv_norm_relu(3, stem[0], stride=2),
-            conv_norm_relu(stem[0], stem[1]),
-            conv_norm_relu(stem[1], stem[2]),
-            nn.MaxPool2d(3, stride=2, padding=1),
-        )
-        layers: list[nn.Module] = []
-        channels = stem[2]
-        for depth, count in enumerate(blocks):
-            stride = 2 if depth == 1 else 1
-            dilation = (1, 1, 2, 4)[depth]
-            inner = width * 2**depth
-            for index in range(count):
-                layers.append(block(channels, inner, stride if index == 0 else 1, dilation))
+        self.stem = nn.Sequential(*_stem(shape.stem), nn.MaxPool2d(3, stride=2, padding=1))
+        self.shape = shape
+        units: list[nn.Module] = []
+        ends, widths, channels = [], [], shape.stem[-1]
+        for layer, count in enumerate(shape.units):
+            inner = shape.width * 2**layer
+            for unit in range(count):
+                stride = shape.strides[layer] if unit == 0 else 1
+                units.append(block(channels, inner, stride, shape.dilation(layer, unit)))
                 channels = inner * block.expansion
-        self.layers = nn.Sequential(*layers)
-        self.channels = channels
+            ends.append(len(units))
+            widths.append(channels)
+        self.layers = nn.Sequential(*units)
+        self.ends, self.widths, self.channels = tuple(ends), tuple(widths), channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map `[N, 3, H, W]` to features `[N, C, H/8, W/8]`."""
+        """Map `[N, 3, H, W]` to features `[N, C, H/s, W/s]`."""
         features: torch.Tensor = self.layers(self.stem(x))
         return features
+
+    def levels(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Map `[N, 3, H, W]` to what each of the four layers ends with; removed layers add nothing to the list."""
+        features, found = self.stem(x), []
+        for index, unit in enumerate(self.layers, start=1):
+            features = unit(features)
+            if index in self.ends:
+                found.append(features)
+        return found
+
+
+def _stem(widths: Sequence[int]) -> list[nn.Module]:
+    if len(widths) == 1:
+        return [conv_norm_relu(3, widths[0], 7, stride=2)]
+    inputs = (3, *widths)
+    return [conv_norm_relu(inputs[i], inputs[i + 1], stride=2 if i == 0 else 1) for i in range(len(widths))]
