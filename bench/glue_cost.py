@@ -28,7 +28,7 @@ from cascadert.bundle import Bundle, read_bundle
 from cascadert.export.compile import reference_stages
 from cascadert.export.exporter import export_graph
 from cascadert.export.lowering import lower
-from cascadert.export.stages import RefineStage, Stage
+from cascadert.export.stages import Stage
 from cascadert.graph import Graph
 
 Feeds = dict[str, np.ndarray[Any, Any]]
@@ -47,15 +47,21 @@ def feeds_of(stage: Stage, n: int) -> tuple[Feeds, Feeds]:
     context = stage.context
     size = (context.frame.cameras, context.frame.height, context.frame.width)
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    if not isinstance(stage, RefineStage):
-        return {"frame": frame}, {"pixels": np.zeros((1, 3, *stage.input_size), np.float32)}
-    blocks = {"indices": np.arange(n, dtype=np.int32), "prior_labels": np.zeros(size, np.uint8)}
-    return {"frame": frame, **blocks}, {"pixels": np.zeros((n, 3, *stage.patch_size), np.float32)}
+    given = {"frame": frame}
+    if stage.sees_blocks:
+        given |= {"indices": np.arange(n, dtype=np.int32), "prior_labels": np.zeros(size, np.uint8)}
+    return given, {"pixels": np.zeros((n if stage.sees_blocks else 1, 3, *seen(stage, given)), np.float32)}
+
+
+def seen(stage: Stage, given: Feeds) -> tuple[int, int]:
+    """Height and width of what its network sees."""
+    (pixels,) = stage.network_inputs(*map(torch.from_numpy, given.values()))
+    return pixels.shape[2], pixels.shape[3]
 
 
 def bare_network(stage: Stage, n: int) -> Graph:
-    size = stage.patch_size if isinstance(stage, RefineStage) else stage.input_size
-    return lower(export_graph(stage.network, {"pixels": torch.zeros(n, 3, *size)}, ["logits"]), "onnxruntime")
+    _, given = feeds_of(stage, n)
+    return lower(export_graph(stage.network, {name: torch.from_numpy(array) for name, array in given.items()}, ["logits"]), "onnxruntime")
 
 
 def clock(run: Callable[[], Any]) -> float:

@@ -303,7 +303,7 @@ def bundle_without_a_manifest(scene: Scene) -> None:
 
 @case(
     BundleError,
-    r"{tmp}/empty/copy/bundle\.json: has schema 'cascadert-bundle-9'; .* reads 'cascadert-bundle-1': write it anew",
+    r"{tmp}/empty/copy/bundle\.json: has schema 'cascadert-bundle-9'; .* reads 'cascadert-bundle-2': write it anew",
 )
 def unknown_schema(scene: Scene) -> None:
     scene.edit(lambda data: data.update(schema="cascadert-bundle-9"))

@@ -13,7 +13,7 @@ from cascadert.graph import Graph, TensorSpec
 
 ONNX = b"any bytes: a bundle does not look into its graphs"
 GOLDEN = """{
- "schema": "cascadert-bundle-1",
+ "schema": "cascadert-bundle-2",
  "created_by": "cascadert 0.1.0",
  "spec": {
   "name": "street",
@@ -49,14 +49,21 @@ GOLDEN = """{
    ],
    "stride": null
   },
+  "networks": [],
   "stages": [
    {
     "name": "fast",
+    "input": null,
     "model": "enet",
     "args": {
      "classes": 2
     },
     "weights": "enet.safetensors",
+    "network": null,
+    "part": null,
+    "reads": [],
+    "after": null,
+    "emit": null,
     "preprocessing": {
      "mean": [
       0.485,
@@ -71,10 +78,17 @@ GOLDEN = """{
     },
     "scale": 1.0,
     "input_size": null,
-    "emit_entropy": false,
+    "upsample": "bilinear",
+    "score": {
+     "measure": "entropy",
+     "pixel": 0.9,
+     "smoothing": "median",
+     "window": 2
+    },
     "halo": 0,
     "merge": "owner",
-    "select": null
+    "select": null,
+    "speculate": false
    }
   ]
  },
@@ -114,8 +128,11 @@ GOLDEN = """{
     }
    ],
    "select": null,
+   "follows": null,
+   "speculative": false,
    "network": {
     "model": "enet",
+    "part": null,
     "args": {
      "classes": 2
     },
@@ -124,11 +141,13 @@ GOLDEN = """{
     "state_sha256": "0123",
     "parameters": 12,
     "macs": 34,
-    "input_shape": [
-     1,
-     3,
-     32,
-     48
+    "input_shapes": [
+     [
+      1,
+      3,
+      32,
+      48
+     ]
     ]
    },
    "memory": {
@@ -257,8 +276,8 @@ def _nested_extra(data: dict[str, Any]) -> None:
         (_dtype, r"bundle\.json: stages\.0\.outputs\.0\.dtype: Input should be 'uint8', .*; write it anew$"),
         (_nested_extra, r"bundle\.json: spec\.frame\.depth: Extra inputs are not permitted; write it anew$"),
         (
-            lambda d: d.update(schema="cascadert-bundle-2"),
-            r"has schema 'cascadert-bundle-2'; this version reads 'cascadert-bundle-1'",
+            lambda d: d.update(schema="cascadert-bundle-3"),
+            r"has schema 'cascadert-bundle-3'; this version reads 'cascadert-bundle-2'",
         ),
         (lambda d: d.update(note="hi"), r"bundle\.json: note: Extra inputs are not permitted; write it anew$"),
         (lambda d: d.update(stages=[]), r"bundle\.json: stages: .*at least 1 item"),

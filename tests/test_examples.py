@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cascadert.export.networks import build_network, load_weights
+from cascadert.export.networks import load_networks
 from cascadert.spec import load_spec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -20,8 +20,7 @@ def test_there_is_one_for_each_kind() -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_example_names_networks_that_exist_and_weights_that_fit(path: Path) -> None:
     spec = load_spec(path)
-    for stage in spec.stages:
-        with torch.device("cpu" if stage.weights else "meta"):
-            network = build_network(stage, path.parent)
-        if stage.weights:
-            load_weights(network, path.parent / stage.weights)
+    has_weights = any(origin.weights for origin in (*spec.networks, *spec.stages))
+    with torch.device("cpu" if has_weights else "meta"):
+        networks = load_networks(spec, path.parent, None if has_weights else 0)
+    assert list(networks) == [stage.name for stage in spec.stages]

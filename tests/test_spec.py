@@ -71,15 +71,15 @@ WRONG: list[tuple[str, Any, str]] = [
     ("stages.0.name", "upload", r"need distinct names other than .*, upload, found \['upload', 'accurate'\]"),
     ("stages.0.name", "Fast net", r"stages\[0\]\.name: found 'Fast net'; .*pattern"),
     ("stages.0.name", "../../etc", r"stages\[0\]\.name: found '\.\./\.\./etc'; .*pattern"),
-    ("stages.0.model", ..., r"stages\[0\]\.model: is missing; add it"),
+    ("stages.0.model", ..., r"stages\[0\]: stage 'fast' needs a model or a network \(of \[\[networks\]\]\), found neither"),
     ("stages.0.wieghts", "a.pt", r"stages\[0\]\.wieghts: is not a known field; remove it or mend its spelling"),
-    ("stages.0.halo", 4, r"stage 'fast' is the first: it sees whole frames, so no select, halo or merge"),
-    ("stages.0.merge", "average", r"stage 'fast' is the first: it sees whole frames"),
-    ("stages.0.select", {"policy": "top-k", "k": 1}, r"stage 'fast' is the first: it sees whole frames"),
+    ("stages.0.halo", 4, r"stage 'fast' sees whole frames: halo belongs to stages that refine blocks"),
+    ("stages.0.merge", "average", r"stage 'fast' sees whole frames: merge belongs to stages that refine blocks"),
+    ("stages.0.select", {"policy": "top-k", "k": 1}, r"stage 'fast' comes after no stage with labels and scores"),
     ("stages.1.select", ..., r"stage 'accurate' refines blocks: it needs select = \{ policy = \.\.\. \}"),
-    ("stages.1.scale", 0.5, r"stage 'accurate' refines blocks: scale, input_size, emit_entropy belong to the first"),
-    ("stages.1.input_size", 32, r"stage 'accurate' refines blocks: scale, input_size, emit_entropy"),
-    ("stages.1.emit_entropy", True, r"stage 'accurate' refines blocks: scale, input_size, emit_entropy"),
+    ("stages.1.scale", 0.5, r"stage 'accurate' sees selected blocks: scale belongs to stages that see whole frames"),
+    ("stages.1.input_size", 32, r"stage 'accurate' sees selected blocks: input_size belongs to stages that see whole"),
+    ("stages.1.emit", ["labels", "entropy"], r"stage 'accurate' refines blocks: it cannot emit entropy or logits"),
     ("stages.1.halo", -1, r"stages\[1\]\.halo: found -1; .*greater than or equal to 0"),
     ("stages.1.merge", "max", r"stages\[1\]\.merge: found 'max'; .*'owner' or 'average'"),
     ("stages.0.scale", 0, r"stages\[0\]\.scale: found 0; .*greater than 0"),
@@ -123,6 +123,11 @@ def test_a_wrong_field_is_named_with_what_was_found_and_what_is_allowed(
     assert "Value error" not in str(caught.value)
 
 
+def input_size(data: Data) -> tuple[int, int]:
+    spec = parse_spec(data, "spec")
+    return spec.network_input_size(spec.stages[0])
+
+
 def test_scale_and_input_size_exclude_each_other(toy_data: Data) -> None:
     toy_data["stages"][0].update(scale=0.5, input_size=[20, 28])
     with pytest.raises(SpecError, match="stage 'fast' has both scale and input_size: keep one"):
@@ -163,12 +168,12 @@ def test_defaults_and_pairs(toy_data: Data) -> None:
     assert spec.classes is CAMVID or spec.classes == CAMVID
     assert spec.make_grid().block == spec.make_grid().stride == (20, 20)
     assert spec.stages[1].select == TopKPolicy(policy="top-k", k=3)
-    assert spec.network_input_size() == (40, 56)
+    assert spec.network_input_size(spec.stages[0]) == (40, 56)
     toy_data["stages"][0]["scale"] = 0.5
-    assert parse_spec(toy_data, "spec").network_input_size() == (20, 28)
+    assert input_size(toy_data) == (20, 28)
     del toy_data["stages"][0]["scale"]
     toy_data["stages"][0]["input_size"] = [30, 32]
-    assert parse_spec(toy_data, "spec").network_input_size() == (30, 32)
+    assert input_size(toy_data) == (30, 32)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from cascadert._version import __version__
 from cascadert.artefacts import Manifest, Part, make_part, read_json, read_manifest, read_part, write_folder
 from cascadert.graph import DType, Graph, TensorSpec
 from cascadert.precision import Calibrator, Int8Dialect, Numerics, StageCalibration
-from cascadert.spec import CascadeSpec, SelectPolicy, Strict, ThresholdPolicy
+from cascadert.spec import CascadeSpec
+from cascadert.stage_spec import SelectPolicy, Strict, ThresholdPolicy, Unit
 
-BUNDLE_SCHEMA = "cascadert-bundle-1"
+BUNDLE_SCHEMA = "cascadert-bundle-2"
 BUNDLE_FILE = "bundle.json"
 FRAME = "frame"
 CREATED_BY = f"cascadert {__version__}"
@@ -42,7 +43,7 @@ class TensorEntry(Strict):
 class InputEntry(TensorEntry):
     """An input and where it comes from: `source` is `producer.tensor`, for frames `frame` or `frame.<plane>`.
 
-    `prefix` marks the input as the first n entries of its source: the blocks to refine.
+    `prefix` marks the input as the first n entries of its source: the blocks to refine, or rows that were made of them.
     """
 
     source: str
@@ -55,7 +56,10 @@ class InputEntry(TensorEntry):
 
 
 class OutputEntry(TensorEntry):
-    """An output; `when_skipped` is the tensor that stands for it when n = 0, none where nothing does."""
+    """An output; `when_skipped` is the tensor that stands for it when n = 0, none where nothing does.
+
+    The one size that may be dynamic is the first: a row for each of the n blocks.
+    """
 
     when_skipped: str | None = None
 
@@ -69,7 +73,7 @@ class SelectEntry(Strict):
 
     scores: str
     order: str
-    unit: Literal["bits"] = "bits"
+    unit: Unit = "bits"
     policy: SelectPolicy
     thetas: dict[Numerics, float] = Field(default_factory=dict)
 
@@ -88,17 +92,19 @@ class SelectEntry(Strict):
 class NetworkEntry(Strict):
     """Where a stage's network came from, so that parity can build it again, and what it costs.
 
-    `state_sha256` covers every parameter and buffer. `macs` counts convolutions for one frame or one block.
+    `state_sha256` covers every parameter and buffer of this stage's part. `macs` counts convolutions for one frame or
+    one block; `input_shapes` is what the network sees then.
     """
 
     model: str
+    part: str | None = None
     args: dict[str, Any]
     weights: str | None
     random_seed: int | None
     state_sha256: str
     parameters: int
     macs: int
-    input_shape: tuple[int, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
 
 
 class MemoryEntry(Strict):
@@ -117,13 +123,19 @@ class MemoryEntry(Strict):
 
 
 class StageEntry(Strict):
-    """One graph, its wiring, the decision before it, and what it takes."""
+    """One graph, its wiring, the decision before it, and what it takes.
+
+    `follows` names the stage whose decision is this one's as well: it reads rows of the blocks that were selected
+    there. `speculative` has the stage queued before its decision is known; what it made is dropped where n = 0.
+    """
 
     name: str
     graph: Part
     inputs: tuple[InputEntry, ...]
     outputs: tuple[OutputEntry, ...]
     select: SelectEntry | None
+    follows: str | None = None
+    speculative: bool = False
     network: NetworkEntry
     memory: MemoryEntry
     calibration: Part | None = None
@@ -165,7 +177,7 @@ class CalibrationEntry(Strict):
 class BundleManifest(Manifest):
     """Everything about a cascade but its weights and graphs."""
 
-    schema_: Annotated[Literal["cascadert-bundle-1"], Field(alias="schema")]
+    schema_: Annotated[Literal["cascadert-bundle-2"], Field(alias="schema")]
     spec: CascadeSpec
     spec_folder: str
     stages: Annotated[tuple[StageEntry, ...], Field(min_length=1)]
@@ -182,16 +194,32 @@ class BundleManifest(Manifest):
         if names != wanted:
             raise ValueError(f"the stages are {names} where the spec has {wanted}")
         known = {f"{FRAME}.y", f"{FRAME}.uv"} if self.spec.frame.pixel_format == "nv12" else {FRAME}
+        earlier: dict[str, StageEntry] = {}
         for stage in self.stages:
             select = () if stage.select is None else (stage.select.scores, stage.select.order)
             skipped = (output.when_skipped for output in stage.outputs if output.when_skipped is not None)
             for source in (*(i.source for i in stage.inputs), *select, *skipped):
                 if source not in known:
                     raise ValueError(f"stage '{stage.name}' reads '{source}', which no earlier stage makes")
+            _check_decision(stage, earlier)
             known |= {f"{stage.name}.{output.name}" for output in stage.outputs}
+            earlier[stage.name] = stage
         if not any(name.endswith(".labels") for name in known):
             raise ValueError("no stage makes labels")
         return self
+
+
+def _check_decision(stage: StageEntry, earlier: Mapping[str, StageEntry]) -> None:
+    """Check who decides about a stage that sees selected blocks, or that is queued before it is known to run."""
+    subject, decided = f"stage '{stage.name}'", stage.select is not None
+    if stage.follows is not None:
+        followed = earlier.get(stage.follows)
+        if decided or followed is None or followed.select is None:
+            raise ValueError(f"{subject} follows '{stage.follows}', which is no earlier stage with a decision")
+    elif not decided and any(entry.prefix for entry in stage.inputs):
+        raise ValueError(f"{subject} sees the first n blocks, and nothing decides about n")
+    if stage.speculative and (not decided or any(i.prefix or i.producer == FRAME for i in stage.inputs)):
+        raise ValueError(f"{subject} is speculative: it needs a decision, and may not read blocks or the frame")
 
 
 @dataclass(frozen=True)

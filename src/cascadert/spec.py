@@ -31,44 +31,66 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cascadert.classes import CLASS_SETS, ClassSet
 from cascadert.errors import SpecError
 from cascadert.geometry import Grid
+from cascadert.stage_spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FrameRatePolicy,
+    LatencyPolicy,
+    Merge,
+    NetworkSpec,
+    PixelPair,
+    Positive,
+    Preprocessing,
+    SelectPolicy,
+    StageSpec,
+    Strict,
+    ThresholdPolicy,
+    TopKPolicy,
+)
+from cascadert.wiring import Wiring, wire
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "RESERVED",
+    "CascadeSpec",
+    "Fit",
+    "FrameRatePolicy",
+    "FrameSpec",
+    "GridSpec",
+    "LatencyPolicy",
+    "Merge",
+    "NetworkSpec",
+    "PixelFormat",
+    "Preprocessing",
+    "SelectPolicy",
+    "StageSpec",
+    "Strict",
+    "ThresholdPolicy",
+    "TopKPolicy",
+    "load_spec",
+    "parse_spec",
+]
+
 PixelFormat = Literal["rgb8", "bgr8", "rgba8", "nv12"]
 Fit = Literal["none", "resize", "letterbox", "crop"]
-Merge = Literal["owner", "average"]
-Channels = tuple[float, float, float]
 
-IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
-IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 RESERVED = frozenset({"frame", "upload", "download", "host"})  # what else has a row in a trace, or is a source
 MAX_CLASSES = 255  # labels are uint8 and 255 means "ignore"
-
-
-def _pair(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
-
-
-# strict: "1024", true and 1024.0 are no numbers of pixels, and nothing is repaired silently.
-Positive = Annotated[int, Field(gt=0, strict=True)]
-PixelPair = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
-
-
-class Strict(BaseModel):
-    """Base of everything that is read from disk: immutable, and unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FrameSpec(Strict):
@@ -94,75 +116,14 @@ class GridSpec(Strict):
     stride: PixelPair | None = None
 
 
-class Preprocessing(Strict):
-    """Pixels as the network was trained on them: (RGB / 255 - mean) / std, per channel."""
-
-    mean: Channels = IMAGENET_MEAN
-    std: Channels = IMAGENET_STD
-
-    @model_validator(mode="after")
-    def _std_is_positive(self) -> Preprocessing:
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, found {list(self.std)}")
-        return self
-
-
-class ThresholdPolicy(Strict):
-    """Refine every block whose score is above theta, strictly (paper 000, section 3)."""
-
-    policy: Literal["threshold"] = "threshold"
-    theta: Annotated[float, Field(strict=True)]
-
-
-class TopKPolicy(Strict):
-    """Refine the k blocks of the highest score, whatever it is."""
-
-    policy: Literal["top-k"] = "top-k"
-    k: Annotated[int, Field(ge=0, strict=True)]
-
-
-class LatencyPolicy(Strict):
-    """Refine as many blocks as fit into the budget, t_f + t_b(n) <= budget_ms; none at or below theta, if given."""
-
-    policy: Literal["latency"] = "latency"
-    budget_ms: Annotated[float, Field(gt=0, strict=True)]
-    theta: Annotated[float, Field(strict=True)] | None = None
-
-
-class FrameRatePolicy(Strict):
-    """Refine every block above a theta that follows the load: 1000 / fps milliseconds per frame, theta_min at least."""
-
-    policy: Literal["frame-rate"] = "frame-rate"
-    fps: Annotated[float, Field(gt=0, strict=True)]
-    theta_min: Annotated[float, Field(strict=True)] = 0.0
-
-
-SelectPolicy = Annotated[ThresholdPolicy | TopKPolicy | LatencyPolicy | FrameRatePolicy, Field(discriminator="policy")]
-
-
-class StageSpec(Strict):
-    """One network and the decision before it. The first stage sees whole frames, the others selected blocks."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    model: str
-    args: dict[str, Any] = {}
-    weights: str | None = None
-    preprocessing: Preprocessing = Preprocessing()
-    scale: Annotated[float, Field(gt=0, strict=True)] = 1.0
-    input_size: PixelPair | None = None
-    emit_entropy: bool = False
-    halo: Annotated[int, Field(ge=0, strict=True)] = 0
-    merge: Merge = "owner"
-    select: SelectPolicy | None = None
-
-
 class CascadeSpec(Strict):
-    """A whole cascade: frame, classes, grid, and the stages in the order in which they run."""
+    """A whole cascade: frame, classes, grid, shared networks, and the stages in the order in which they run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     classes: ClassSet
     frame: FrameSpec
-    grid: GridSpec
+    grid: GridSpec | None = None
+    networks: tuple[NetworkSpec, ...] = ()
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
 
     @model_validator(mode="before")
@@ -181,17 +142,9 @@ class CascadeSpec(Strict):
         if len(set(names)) < len(names) or RESERVED & set(names):
             reserved = ", ".join(sorted(RESERVED))
             raise ValueError(f"stages need distinct names other than {reserved}, found {names}")
-        first, *others = self.stages
-        if first.select is not None or first.halo or first.merge != "owner":
-            raise ValueError(f"stage '{first.name}' is the first: it sees whole frames, so no select, halo or merge")
-        for stage in others:
-            if stage.select is None:
-                raise ValueError(f"stage '{stage.name}' refines blocks: it needs select = {{ policy = ... }}")
-            if stage.scale != 1.0 or stage.input_size is not None or stage.emit_entropy:
-                raise ValueError(
-                    f"stage '{stage.name}' refines blocks: scale, input_size, emit_entropy belong to the first"
-                )
-        self.network_input_size()
+        _ = self.wiring
+        for stage in self.stages:
+            self.network_input_size(stage)
         return self
 
     @property
@@ -200,12 +153,14 @@ class CascadeSpec(Strict):
         return len(self.classes.names)
 
     def make_grid(self) -> Grid:
-        """Return the grid of blocks.
+        """Return the grid of blocks; without one the frame is one block.
 
         Raises:
             GridError: blocks that do not fit the frame.
         """
-        return Grid(self.frame.height, self.frame.width, self.grid.block, self.grid.stride or self.grid.block)
+        height, width = self.frame.height, self.frame.width
+        grid = self.grid or GridSpec(block=(height, width))
+        return Grid(height, width, grid.block, grid.stride or grid.block)
 
     @property
     def blocks(self) -> int:
@@ -216,19 +171,54 @@ class CascadeSpec(Strict):
         """
         return self.make_grid().size * self.frame.cameras
 
-    def network_input_size(self) -> tuple[int, int]:
-        """Height and width that the first network sees, from `input_size` or `scale`."""
-        first = self.stages[0]
-        if first.input_size is not None:
-            if first.scale != 1.0:
-                raise ValueError(f"stage '{first.name}' has both scale and input_size: keep one")
-            return first.input_size
-        height, width = self.frame.height * first.scale, self.frame.width * first.scale
+    @cached_property
+    def wiring(self) -> dict[str, Wiring]:
+        """What each stage reads, comes after and makes, defaults filled in; by its name."""
+        return wire(self.stages, self.networks, len(self.classes.names))
+
+    def network_input_size(self, stage: StageSpec) -> tuple[int, int]:
+        """Height and width that a network which sees whole frames sees, from `input_size` or `scale`."""
+        if stage.input_size is not None:
+            if stage.scale != 1.0:
+                raise ValueError(f"stage '{stage.name}' has both scale and input_size: keep one")
+            return stage.input_size
+        height, width = self.frame.height * stage.scale, self.frame.width * stage.scale
         if not (math.isclose(height, round(height)) and math.isclose(width, round(width))):
             raise ValueError(
-                f"scale = {first.scale} makes {height:g}x{width:g} pixels: set input_size = [height, width]"
+                f"scale = {stage.scale} makes {height:g}x{width:g} pixels: set input_size = [height, width]"
             )
         return round(height), round(width)
+
+    def until(self, last: str) -> CascadeSpec:
+        """Return the cascade that runs up to one stage and always there: what it does not read is left out.
+
+        A decision whose scores are no longer made is left out, too, so that the stage runs on every frame (paper 004,
+        budgeted inference).
+
+        Raises:
+            SpecError: there is no such stage, or it makes no labels.
+        """
+        names = [stage.name for stage in self.stages]
+        if last not in names:
+            raise SpecError(f"until '{last}'", "is no stage", f"choose one of {', '.join(names)}")
+        if "labels" not in self.wiring[last].emit:
+            raise SpecError(f"until '{last}'", "makes no labels", "choose a stage that does")
+        kept = {last}
+        for stage in reversed(self.stages):
+            if stage.name in kept:
+                kept |= self.wiring[stage.name].needs
+        stages = [self._without_decision(stage, kept) for stage in self.stages if stage.name in kept]
+        used = {stage.network for stage in stages}
+        networks = tuple(network for network in self.networks if network.name in used)
+        return CascadeSpec.model_validate({**dict(self), "stages": tuple(stages), "networks": networks})
+
+    def _without_decision(self, stage: StageSpec, kept: set[str]) -> StageSpec:
+        wiring = self.wiring[stage.name]
+        explicit: dict[str, Any] = {"input": wiring.input, "emit": wiring.emit}
+        if stage.select is not None and wiring.input != "blocks" and wiring.after not in kept:
+            explicit |= {"select": None, "speculate": False}
+        after = wiring.after if wiring.after in kept else None
+        return stage.model_copy(update={**explicit, "after": after})
 
 
 def parse_spec(data: dict[str, Any], origin: str) -> CascadeSpec:

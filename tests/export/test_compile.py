@@ -11,7 +11,8 @@ import torch
 
 from cascadert.bundle import CREATED_BY, Bundle, read_bundle
 from cascadert.errors import InvalidRequest, NetworkError, SpecError, WeightsError
-from cascadert.export.compile import ExportOptions, example_frame, export_bundle, export_stage, reference_stages
+from cascadert.export.compile import ExportOptions, export_bundle, export_stage, reference_stages
+from cascadert.export.examples import example_frame, examples
 from cascadert.export.macs import count_parameters
 from cascadert.export.networks import state_sha256
 from cascadert.runtime.open import open_pipeline
@@ -32,7 +33,7 @@ def test_a_bundle_records_where_everything_came_from(toy_bundle: Bundle, toy_spe
         assert network.parameters == count_parameters(module.network)
         assert network.state_sha256 == state_sha256(module.network)
     fast, accurate = (stage.network for stage in manifest.stages)
-    assert (fast.input_shape, accurate.input_shape) == ((1, 3, 40, 56), (1, 3, 22, 22))
+    assert (fast.input_shapes, accurate.input_shapes) == (((1, 3, 40, 56),), ((1, 3, 22, 22),))
     assert fast.macs == 10 * 14 * 6 * (3 * 9 + 4 * 9)  # stride 4, six channels in between
     assert accurate.macs == 11 * 11 * 6 * (3 * 9 + 4 * 9)
 
@@ -64,8 +65,9 @@ def test_a_third_stage_is_one_more_entry(chain_bundle: Bundle) -> None:
 
 
 def test_the_same_request_gives_the_same_bits(toy_bundle: Bundle, toy_folder: Path) -> None:
-    (fast, _) = reference_stages(toy_bundle.spec, toy_folder)
-    assert export_stage(fast).sha256 == toy_bundle.graphs["fast"].sha256
+    stages = reference_stages(toy_bundle.spec, toy_folder)
+    for stage, example in examples(stages, toy_bundle.spec):
+        assert export_stage(stage, example).sha256 == toy_bundle.graphs[stage.name].sha256
 
 
 def test_weights_may_be_a_torch_state_dict(toy_data: dict[str, Any], toy_bundle: Bundle, toy_folder: Path) -> None:
@@ -131,9 +133,9 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, toy_folder: Path, toy_da
         ({"model": "networks.py:Flat", "args": {}, "weights": "empty.safetensors"}, NetworkError,
          r"^stage 'fast': networks\.py:Flat: returned \[1, 3\]; return logits \[N, K, h, w\]$"),
         ({"model": "networks.py:Pair", "args": {}, "weights": "empty.safetensors"}, NetworkError,
-         r"^stage 'fast': networks\.py:Pair: returned tuple; return logits \[N, K, h, w\]$"),
+         r"^stage 'fast': networks\.py:Pair: returned tuple; return logits \[N, K, h, w\], or a dict of tensors by name$"),
         ({"model": "networks.py:Pair", "args": {}, "weights": None}, NetworkError,
-         r"^stage 'fast': networks\.py:Pair: returned tuple; return logits \[N, K, h, w\]$"),
+         r"^stage 'fast': networks\.py:Pair: returned tuple; return logits \[N, K, h, w\], or a dict of tensors by name$"),
         ({"args": {"stride": 4, "classes": 7}, "weights": None}, NetworkError,
          r"^stage 'fast': networks\.py:toy: returned 7 channels where the spec names 4 classes; mend args or classes$"),
         ({"args": {"stride": 4, "classes": 7}}, WeightsError,

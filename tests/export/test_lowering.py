@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from cascadert.export.exporter import export_graph
 from cascadert.export.glue import plane_shapes
 from cascadert.export.lowering import lower
 from cascadert.export.models import enet, pspnet_small
-from cascadert.export.stages import FirstStage, RefineStage, StageContext
+from cascadert.export.stages import Stage, StageContext
 from cascadert.geometry import Grid
 from cascadert.graph import Graph
 from cascadert.spec import FrameSpec, StageSpec
+from cascadert.wiring import Wiring
 
 CLASSES = 5
 TARGETS = ("onnxruntime", "tensorrt")
@@ -72,20 +74,28 @@ class Case:
 
 def context_of(height: int, width: int, block: int, stride: int, **frame) -> StageContext:
     return StageContext(
-        FrameSpec(height=height, width=width, **frame), Grid(height, width, (block,) * 2, (stride,) * 2), CLASSES
+        FrameSpec(height=height, width=width, **frame), Grid(height, width, (block,) * 2, (stride,) * 2), CLASSES, {}
     )
+
+
+def alone(network: nn.Module, context: StageContext, stage: StageSpec, wiring: Wiring) -> Stage:
+    size = context.frame.height, context.frame.width
+    return Stage(network, stage, replace(context, wiring={stage.name: wiring}), size).eval()
 
 
 def first(context: StageContext, network: nn.Module) -> Case:
     frame = context.frame
-    module = FirstStage(network, StageSpec(name="fast", model="-"), context, (frame.height, frame.width)).eval()
+    wiring = Wiring("frame", None, ("labels", "scores", "order"), None, frozenset())
+    module = alone(network, context, StageSpec(name="fast", model="-"), wiring)
     inputs = {name: torch.zeros(shape, dtype=torch.uint8) for name, shape in plane_shapes(frame).items()}
     return Case(module, inputs, module.output_names)
 
 
 def refine(context: StageContext, network: nn.Module, rescores: bool = False, **options) -> Case:
     frame = context.frame
-    module = RefineStage(network, StageSpec(name="accurate", model="-", **options), context, rescores).eval()
+    emit = ("labels", "scores", "order") if rescores else ("labels",)
+    wiring = Wiring("blocks", "fast", emit, None, frozenset({"fast"}))
+    module = alone(network, context, StageSpec(name="accurate", model="-", **options), wiring)
     inputs = {name: torch.zeros(shape, dtype=torch.uint8) for name, shape in plane_shapes(frame).items()}
     inputs["indices"] = torch.tensor([2, 0], dtype=torch.int32)
     inputs["prior_labels"] = torch.zeros((frame.cameras, frame.height, frame.width), dtype=torch.uint8)
@@ -188,6 +198,7 @@ def test_what_tensorrt_refuses_names_node_and_module():
 
 BUILD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxBytes, Profile

@@ -14,7 +14,7 @@ from torch import nn
 from cascadert.errors import NetworkError, WeightsError
 from cascadert.export.models import NETWORKS
 from cascadert.export.networks import build_network, load_weights, state_sha256
-from cascadert.spec import StageSpec
+from cascadert.spec import NetworkSpec
 
 USER_CODE = """
 import torch
@@ -45,16 +45,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def stage(model: str, **args: object) -> StageSpec:
-    return StageSpec(name="fast", model=model, args=args)
+def stage(model: str, **args: object) -> NetworkSpec:
+    return NetworkSpec(name="fast", model=model, args=args)
+
+
+def build(network: NetworkSpec, folder: Path) -> nn.Module:
+    return build_network(f"stage '{network.name}'", network, folder)
 
 
 def net(folder: Path, classes: int = 3) -> nn.Module:
-    return build_network(stage("mine.py:Net", classes=classes), folder)
+    return build(stage("mine.py:Net", classes=classes), folder)
 
 
 def test_a_network_in_a_file_beside_the_spec(folder: Path) -> None:
-    network = build_network(stage("mine.py:Net", classes=5, width=7), folder)
+    network = build(stage("mine.py:Net", classes=5, width=7), folder)
     assert network(torch.zeros(1, 3, 4, 4)).shape == (1, 5, 4, 4)
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -71,22 +75,22 @@ def test_a_network_in_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "toy_package").mkdir()
     (folder / "toy_package" / "__init__.py").touch()
     (folder / "toy_package" / "nets.py").write_text(USER_CODE)
-    network = build_network(stage("toy_package.nets:Net", classes=3), Path("elsewhere"))
+    network = build(stage("toy_package.nets:Net", classes=3), Path("elsewhere"))
     assert type(network).__module__ == "toy_package.nets"
     assert isinstance(
-        build_network(stage("torch.nn:Conv2d", in_channels=3, out_channels=4, kernel_size=1), folder), nn.Conv2d
+        build(stage("torch.nn:Conv2d", in_channels=3, out_channels=4, kernel_size=1), folder), nn.Conv2d
     )
 
 
 def test_our_networks_go_by_their_names(folder: Path) -> None:
     assert {"enet", "pspnet-r50", "pspnet-small"} <= NETWORKS.keys()
-    assert build_network(stage("enet", classes=11), folder)(torch.zeros(1, 3, 16, 16)).shape[:2] == (1, 11)
+    assert build(stage("enet", classes=11), folder)(torch.zeros(1, 3, 16, 16)).shape[:2] == (1, 11)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (stage("enot"), r"model = \"enot\": is not a known network; choose one of enet, .*or \"module:callable\"$"),
+        (stage("enot"), r"model = \"enot\": is not a known network; choose one of .*enet, .*or \"module:callable\"$"),
         (stage("none.py:Net"), r"importing it raised FileNotFoundError: no file .*none\.py; mend the path$"),
         (
             stage("no.such.package:Net"),
@@ -105,11 +109,11 @@ def test_our_networks_go_by_their_names(folder: Path) -> None:
         (stage("mine.py:number"), r"returned int; return a torch\.nn\.Module$"),
     ],
 )
-def test_networks_that_cannot_be_built_are_named(folder: Path, spec: StageSpec, message: str) -> None:
+def test_networks_that_cannot_be_built_are_named(folder: Path, spec: NetworkSpec, message: str) -> None:
     with pytest.raises(
         NetworkError, match=r"^stage 'fast': model = \".+\": .*" + message.removeprefix(r"model = \"enot\": ")
     ):
-        build_network(spec, folder)
+        build(spec, folder)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

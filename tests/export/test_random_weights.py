@@ -33,7 +33,7 @@ def pixels() -> torch.Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_mean_entropy_is_about_one_bit_and_answers_differ(name: str, pixels: torch.Tensor) -> None:
     network = seeded(3, NETWORKS[name]).eval()
-    prepare("fast", network, pixels)
+    prepare("stage 'fast'", network, [pixels], lambda logits: logits)
     with torch.no_grad():
         logits = as_class_logits(network(pixels))
     aim = 1.0 if logits.shape[1] > 2 else 0.5  # two classes have one bit at most: it would mean no decision anywhere
@@ -47,7 +47,7 @@ def test_mean_entropy_is_about_one_bit_and_answers_differ(name: str, pixels: tor
 def test_statistics_are_those_of_the_pixels(pixels: torch.Tensor) -> None:
     network = seeded(0, _plain).eval()
     momentum = network[1].momentum
-    prepare("fast", network, pixels)
+    prepare("stage 'fast'", network, [pixels], lambda logits: logits)
     with torch.no_grad():
         before = network[0](torch.cat([pixels, pixels.flip(3)]))
     assert torch.allclose(network[1].running_mean, before.mean(dim=(0, 2, 3)), atol=1e-5)
@@ -61,16 +61,16 @@ def test_the_same_seed_gives_the_same_network_and_leaves_the_generator_alone(pix
     torch.manual_seed(11)
     one, two, other = (seeded(seed, _plain).eval() for seed in (5, 5, 6))
     for network in (one, two, other):
-        prepare("fast", network, pixels)
+        prepare("stage 'fast'", network, [pixels], lambda logits: logits)
     assert torch.equal(torch.rand(3), wanted)
     assert state_sha256(one) == state_sha256(two) != state_sha256(other)
 
 
 def test_networks_that_cannot_decide_are_refused(pixels: torch.Tensor) -> None:
     with pytest.raises(NetworkError, match=r"^stage 'fast': has no layer whose weights could be random; give weights$"):
-        prepare("fast", nn.ReLU(), pixels)
+        prepare("stage 'fast'", nn.ReLU(), [pixels], lambda logits: logits)
     flat = nn.Sequential(_plain(), nn.Softmax(dim=1))  # probabilities as logits: nothing can make them certain
     with pytest.raises(
         NetworkError, match=r"^stage 'fast': random weights reach a mean entropy of .* bits, not 1; give"
     ):
-        prepare("fast", flat.eval(), pixels)
+        prepare("stage 'fast'", flat.eval(), [pixels], lambda logits: logits)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cascadert.errors import NetworkError
 from cascadert.export.glue import entropy_bits
-from cascadert.export.stages import RefineStage, Stage, make_stages
+from cascadert.export.stages import Stage, make_stages
 from cascadert.pixels import planes_from_rgb
 from cascadert.spec import CascadeSpec, PixelFormat, parse_spec
 
@@ -116,7 +116,7 @@ def test_first_stage_at_half_resolution_resizes_once(parts) -> None:
     pixels = (frame.permute(0, 3, 1, 2) / 255 - IMAGENET[0]) / IMAGENET[1]
     small = F.interpolate(pixels, (20, 28), mode="bilinear", antialias=False)
     by_hand = F.interpolate(networks["fast"](small), (40, 56), mode="bilinear").argmax(1)
-    assert stages[0].input_size == (20, 28)
+    assert stages[0].network_inputs(frame)[0].shape == (1, 3, 20, 28)
     assert_same_up_to_ties(stages[0](frame)[0], by_hand, stages[0].margins(frame))
 
 
@@ -125,12 +125,12 @@ def test_at_half_resolution_nothing_is_rounded_before_normalisation(parts, pixel
     _, _, (first, _), frame = parts(lambda data: (_halved(data), data["frame"].update(pixel_format=pixel_format)))
     exact = F.interpolate(frame.permute(0, 3, 1, 2).double(), (20, 28), mode="bilinear")
     planes = planes_from_rgb(frame.numpy(), pixel_format)
-    pixels = first.pixels(*map(torch.from_numpy, planes.values()))
+    pixels = first.network_inputs(*map(torch.from_numpy, planes.values()))[0]
     assert torch.equal(pixels, (exact.float() - IMAGENET[0] * 255) / (IMAGENET[1] * 255))
 
 
 def test_entropy_is_an_output_where_the_spec_asks(parts) -> None:
-    _, networks, (first, _), frame = parts(lambda data: data["stages"][0].update(emit_entropy=True))
+    _, networks, (first, _), frame = parts(lambda data: data["stages"][0].update(emit=["labels", "scores", "order", "entropy"]))
     assert first.output_names == ("labels", "scores", "order", "entropy")
     entropy = first(frame)[3]
     assert torch.allclose(entropy, entropy_bits(whole_by_hand(networks["fast"], frame)[0]), atol=1e-5)
@@ -240,8 +240,6 @@ def test_three_stages_reduce_to_each_single_network_at_the_extremes(parts) -> No
 
 def test_rescored_blocks_have_their_new_entropy_and_all_others_minus_infinity(parts) -> None:
     spec, networks, (first, middle, last), frame = parts(_three_stages)
-    assert isinstance(middle, RefineStage)
-    assert (middle.rescores, last.rescores) == (True, False)
     assert (middle.output_names, last.output_names) == (("labels", "scores", "order"), ("labels",))
     grid, chosen = spec.make_grid(), [7, 2, 4]
     _, scores, order = middle(frame, torch.tensor(chosen, dtype=torch.int32), first(frame)[0])
@@ -264,7 +262,7 @@ def test_binary_networks_may_return_one_channel(parts) -> None:
     labels, (n,) = run_by_rule(stages, frame, [-1.0])
     assert n == spec.make_grid().size
     assert set(labels.unique().tolist()) == {0, 1}
-    logits = F.interpolate(networks["fast"](stages[0].pixels(frame)), (40, 56), mode="bilinear")
+    logits = F.interpolate(networks["fast"](*stages[0].network_inputs(frame)), (40, 56), mode="bilinear")
     assert torch.equal(stages[0](frame)[0], (logits[:, 0] > 0).to(torch.uint8))
 
 
@@ -277,7 +275,7 @@ def test_the_same_picture_in_nv12_gives_nearly_the_same_cascade(parts) -> None:
     everything = torch.arange(spec.make_grid().size, dtype=torch.int32)
     flat = torch.full_like(frame, 120)  # where chroma loses nothing, only rounding is left
     flat_planes = [torch.from_numpy(plane) for plane in planes_from_rgb(flat.numpy(), "nv12").values()]
-    assert torch.allclose(first.pixels(*flat_planes), stages[0].pixels(flat), atol=0.03)
+    assert torch.allclose(first.network_inputs(*flat_planes)[0], stages[0].network_inputs(flat)[0], atol=0.03)
     labels = second(*planes, everything, first(*planes)[0])[0]
     assert (labels == stages[1](frame, everything, stages[0](frame)[0])[0]).float().mean() > 0.8
 

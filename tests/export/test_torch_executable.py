@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from cascadert.bundle import Bundle
 from cascadert.device import Buffer
 from cascadert.errors import BundleError, ExecutionError, InvalidRequest
-from cascadert.export.compile import example_inputs, rebuild_stages
+from cascadert.export.compile import rebuild_stages
+from cascadert.export.examples import examples
 from cascadert.export.cuda_graphs import CudaGraphs
 from cascadert.export.stages import make_stages
 from cascadert.export.torch_executable import TorchExecutable, load_torch_stages
@@ -225,8 +226,7 @@ def test_stages_make_every_tensor_on_the_device_of_their_inputs(
     toy_data["stages"].append({**toy_data["stages"][1], "name": "last"})
     spec = parse_spec(toy_data, "test")
     stages = make_stages(spec, {stage.name: nn.Conv2d(3, 4, 3, padding=1) for stage in spec.stages})
-    examples = example_inputs(stages, spec)
-    for stage, example in zip(stages, examples, strict=True):
+    for stage, example in list(examples(stages, spec)):
         inputs = [tensor.to("meta") for tensor in example.values()]
         with torch.no_grad(), OnMetaAlone():
             stage.to("meta")(*inputs)

@@ -35,7 +35,7 @@ def street_spec(toy_folder: Path, save_spec: SaveSpec) -> Path:
             "frame": {"height": 48, "width": 96},
             "grid": {"block": 24},
             "stages": [
-                {"name": "fast", **stage, "scale": 0.5, "emit_entropy": True},
+                {"name": "fast", **stage, "scale": 0.5, "emit": ["labels", "scores", "order", "entropy"]},
                 {"name": "accurate", **stage, "halo": 4, "select": {"policy": "threshold", "theta": 1.0}},
             ],
         },
@@ -126,7 +126,7 @@ def test_runs_again_and_keeps_files_of_others(demo: DemoSummary, options: DemoOp
 
 def test_spec_that_comes_with_the_package_can_be_shown() -> None:
     spec = load_spec(SCENES)
-    assert (spec.num_classes, spec.stages[0].emit_entropy) == (19, True)
+    assert (spec.num_classes, "entropy" in spec.wiring["fast"].emit) == (19, True)
 
 
 @pytest.mark.parametrize(

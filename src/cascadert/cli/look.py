@@ -19,7 +19,7 @@ from cascadert.cli.stages import parse_precision
 from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from cascadert.bundle import Bundle, BundleManifest, StageEntry
+    from cascadert.bundle import Bundle, BundleManifest, NetworkEntry, StageEntry
     from cascadert.deployment import Deployment, DeploymentManifest
     from cascadert.engines.memory_plan import MemoryPlan
 
@@ -107,13 +107,25 @@ def _stage_table(manifest: BundleManifest) -> Table:
         network = stage.network
         table.add_row(
             stage.name,
-            network.model + (" (random)" if network.random_seed is not None else ""),
-            f"{network.input_shape[3]}x{network.input_shape[2]}",
+            _network_name(network) + (" (random)" if network.random_seed is not None else ""),
+            _sees(network.input_shapes),
             f"{network.parameters:,}",
             f"{network.macs / 1e9:.3f} G/{'frame' if stage.select is None else 'block'}",
             show_bytes(stage.graph.bytes),
         )
     return table
+
+
+def _network_name(network: NetworkEntry) -> str:
+    return network.model if network.part is None else f"{network.model}: {network.part}"
+
+
+def _sees(shapes: tuple[tuple[int, ...], ...]) -> str:
+    """Return what a network sees: pixels, or channels of carried maps."""
+    sizes = [
+        f"{shape[3]}x{shape[2]}" + (f"x{shape[1]}" if shape[1] != 3 else "") for shape in shapes if len(shape) == 4
+    ]
+    return ", ".join(dict.fromkeys(sizes))
 
 
 def show_decision(stage: StageEntry) -> str:

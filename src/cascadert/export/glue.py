@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cascadert.errors import NetworkError
 from cascadert.geometry import Axis, Grid
 from cascadert.spec import FrameSpec, PixelFormat, Preprocessing
 
@@ -86,6 +87,20 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[2] == height and image.shape[3] == width:
         return image
     return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def resize_nearest(image: Tensor, height: int, width: int) -> Tensor:
+    """Repeat each pixel, a whole number of times each way. `[n, c, h, w]`.
+
+    Raises:
+        NetworkError: the new size is no multiple of the old.
+    """
+    if height % image.shape[2] or width % image.shape[3]:
+        found = f"{image.shape[2]}x{image.shape[3]} logits do not divide {height}x{width} pixels"
+        raise NetworkError('upsample = "nearest"', found, 'use "bilinear", or logits that do')
+    if image.shape[2] == height and image.shape[3] == width:
+        return image
+    return F.interpolate(image, size=(height, width), mode="nearest")
 
 
 class Resample(nn.Module):

@@ -15,26 +15,78 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cascadert.errors import NetworkError, WeightsError
+from cascadert.errors import NetworkError, SpecError, WeightsError
 from cascadert.export.models import NETWORKS
-from cascadert.spec import StageSpec
+from cascadert.export.models.torchvision_weights import check_names, from_torchvision
+from cascadert.export.random_weights import seeded
+from cascadert.spec import CascadeSpec
+from cascadert.stage_spec import NetworkSpec, StageSpec
 
 
-def build_network(stage: StageSpec, folder: Path) -> nn.Module:
-    """Call the stage's `model` with its `args`; files are relative to `folder`.
+def load_networks(spec: CascadeSpec, folder: Path, random_weights: int | None = None) -> dict[str, nn.Module]:
+    """Build the network of every stage, by its name; stages that share one get their parts of the same module.
+
+    Args:
+        spec: what to build.
+        folder: where its relative paths count from.
+        random_weights: the seed of networks without weights.
+
+    Raises:
+        SpecError: a network names no weights, and no seed was given.
+        NetworkError: a network that does not work, or has no such part.
+        WeightsError: weights that do not fit it.
+    """
+    shared = {network.name: _load("network", network, folder, random_weights) for network in spec.networks}
+    found = {}
+    for stage in spec.stages:
+        if stage.network is not None:
+            found[stage.name] = _part(stage, shared[stage.network])
+        else:
+            own = NetworkSpec(name=stage.name, model=str(stage.model), args=stage.args, weights=stage.weights)
+            found[stage.name] = _load("stage", own, folder, random_weights)
+    return found
+
+
+def _load(kind: str, network: NetworkSpec, folder: Path, random_weights: int | None) -> nn.Module:
+    subject = f"{kind} '{network.name}'"
+    if network.weights is not None:
+        module = build_network(subject, network, folder)
+        load_weights(module, folder / network.weights)
+        return module
+    if random_weights is not None:
+        return seeded(random_weights, lambda: build_network(subject, network, folder))
+    module = build_network(subject, network, folder)
+    if next(module.parameters(), None) is not None:
+        raise SpecError(f"{subject}: weights", "are missing", "add them, or pass --random-weights SEED")
+    return module
+
+
+def _part(stage: StageSpec, network: nn.Module) -> nn.Module:
+    if stage.part is None:
+        return network
+    try:
+        return network.get_submodule(stage.part)
+    except AttributeError as error:
+        known = ", ".join(name for name, _ in network.named_children())
+        subject = f"stage '{stage.name}': part = \"{stage.part}\""
+        raise NetworkError(subject, f"is no part of '{stage.network}', which has {known}", "mend its name") from error
+
+
+def build_network(subject: str, network: NetworkSpec, folder: Path) -> nn.Module:
+    """Call a network's `model` with its `args`; files are relative to `folder`, and `subject` names it in errors.
 
     Raises:
         NetworkError: the callable cannot be found or called, or does not return a module.
     """
-    subject = f"stage '{stage.name}': model = \"{stage.model}\""
-    builder = NETWORKS.get(stage.model) or _user_builder(stage.model, folder, subject)
+    subject = f'{subject}: model = "{network.model}"'
+    builder = NETWORKS.get(network.model) or _user_builder(network.model, folder, subject)
     try:
-        network = builder(**stage.args)
+        module = builder(**network.args)
     except Exception as error:  # user code: whatever it raises is the user's answer
         raise NetworkError(subject, f"raised {type(error).__name__}: {error}", "mend args or the model") from error
-    if not isinstance(network, nn.Module):
-        raise NetworkError(subject, f"returned {type(network).__name__}", "return a torch.nn.Module")
-    return network.eval().requires_grad_(False)
+    if not isinstance(module, nn.Module):
+        raise NetworkError(subject, f"returned {type(module).__name__}", "return a torch.nn.Module")
+    return module.eval().requires_grad_(False)
 
 
 def _user_builder(model: str, folder: Path, subject: str) -> Callable[..., Any]:
@@ -75,17 +127,15 @@ def _import(name: str, folder: Path) -> ModuleType:
 def load_weights(network: nn.Module, path: Path) -> None:
     """Load a safetensors file, or a torch state dict (`weights_only=True`), into every parameter and buffer.
 
+    Names are the network's own, or those of torchvision where it has the same network.
+
     Raises:
         WeightsError: a file that is missing or unreadable, tensors that are missing, unexpected or of another shape,
             or values that are not finite.
     """
-    state = _read_state(path)
     own = network.state_dict()
-    for problem, names in (("lacks", own.keys() - state.keys()), ("has the unexpected", state.keys() - own.keys())):
-        if names:
-            first = sorted(names)[0]
-            found = f"{problem} '{first}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-            raise WeightsError(str(path), found, "give weights of this very network (check model and args)")
+    state = from_torchvision(network, _read_state(path), path)
+    check_names(path, own.keys(), state.keys())
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             found = f"'{name}' is {list(tensor.shape)} where the network has {list(own[name].shape)}"

@@ -79,9 +79,24 @@ class PSPNet(nn.Module):
         return logits
 
 
-def pspnet_r50(classes: int) -> PSPNet:
-    """Builds PSPNet on a deep-stem ResNet-50 (46,715,347 parameters at 19 classes) with fresh weights."""
-    backbone = ResNet(Bottleneck, ResNetShape((3, 4, 6, 3), stem=(64, 64, 128), **OUTPUT_STRIDE_8))
+def pspnet_r50(classes: int, deep_stem: bool = True) -> PSPNet:
+    """Builds PSPNet on ResNet-50 (46,715,347 parameters at 19 classes) with fresh weights.
+
+    Args:
+        classes: number of classes K.
+        deep_stem: three 3x3 convolutions come first; else one of 7x7.
+    """
+    return _pspnet(classes, (3, 4, 6, 3), deep_stem)
+
+
+def pspnet_r101(classes: int, deep_stem: bool = True) -> PSPNet:
+    """Builds PSPNet on ResNet-101 (65,707,475 parameters at 19 classes) with fresh weights; see :func:`pspnet_r50`."""
+    return _pspnet(classes, (3, 4, 23, 3), deep_stem)
+
+
+def _pspnet(classes: int, units: tuple[int, int, int, int], deep_stem: bool) -> PSPNet:
+    stem = (64, 64, 128) if deep_stem else (64,)
+    backbone = ResNet(Bottleneck, ResNetShape(units, stem=stem, **OUTPUT_STRIDE_8))
     return PSPNet(backbone, classes, context=512, hidden=512)
 
 

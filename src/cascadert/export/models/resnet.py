@@ -14,11 +14,13 @@ from typing import Protocol, TypedDict
 import torch
 from torch import nn
 
+from cascadert.export.models.backbone import Backbone
 
-def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Bias-free convolution that keeps the size (up to stride), batch normalisation, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     )
@@ -129,13 +131,11 @@ class Resolution(TypedDict):
 
 OUTPUT_STRIDE_8: Resolution = {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
 OUTPUT_STRIDE_16: Resolution = {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+OUTPUT_STRIDE_32: Resolution = {"strides": (1, 2, 2, 2), "dilations": (1, 1, 1, 1)}
 
 
-class ResNet(nn.Module):
-    """Residual backbone: ``[N, 3, H, W] -> [N, channels, H/s, W/s]``, s the output stride (rounded up).
-
-    Units lie in one row (`layers`), so that a network can be cut between any two of them; `ends` says where each of the
-    four layers ends, and `widths` how many channels it has then (of a removed layer: those of the layer before).
+class ResNet(Backbone):
+    """Residual backbone, of four layers; the `widths` of a removed one are those of the layer before.
 
     Args:
         block: class of the residual units.
@@ -143,9 +143,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, block: Block, shape: ResNetShape) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(*_stem(shape.stem), nn.MaxPool2d(3, stride=2, padding=1))
-        self.shape = shape
+        stem = nn.Sequential(*_stem(shape.stem), nn.MaxPool2d(3, stride=2, padding=1))
         units: list[nn.Module] = []
         ends, widths, channels = [], [], shape.stem[-1]
         for layer, count in enumerate(shape.units):
@@ -156,22 +154,8 @@ class ResNet(nn.Module):
                 channels = inner * block.expansion
             ends.append(len(units))
             widths.append(channels)
-        self.layers = nn.Sequential(*units)
-        self.ends, self.widths, self.channels = tuple(ends), tuple(widths), channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map `[N, 3, H, W]` to features `[N, C, H/s, W/s]`."""
-        features: torch.Tensor = self.layers(self.stem(x))
-        return features
-
-    def levels(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map `[N, 3, H, W]` to what each of the four layers ends with; removed layers add nothing to the list."""
-        features, found = self.stem(x), []
-        for index, unit in enumerate(self.layers, start=1):
-            features = unit(features)
-            if index in self.ends:
-                found.append(features)
-        return found
+        super().__init__(stem, units, ends, widths)
+        self.shape = shape
 
 
 def _stem(widths: Sequence[int]) -> list[nn.Module]:

@@ -150,9 +150,10 @@ def _check_extras() -> None:
 
 def _load(options: DemoOptions) -> CascadeSpec:
     spec = load_spec(options.spec)
-    if spec.frame.cameras != 1 or not spec.stages[0].emit_entropy:
-        found = f"{spec.frame.cameras} camera(s), emit_entropy = {str(spec.stages[0].emit_entropy).lower()}"
-        raise InvalidRequest(str(options.spec), found, "give one camera and emit_entropy = true: the demo shows it")
+    emitted = spec.wiring[spec.stages[0].name].emit
+    if spec.frame.cameras != 1 or "entropy" not in emitted:
+        found = f"{spec.frame.cameras} camera(s), emit = {list(emitted)}"
+        raise InvalidRequest(str(options.spec), found, 'give one camera and "entropy" in emit: the demo shows it')
     if spec.num_classes != len(CLASS_NAMES):
         found = f"has {spec.num_classes} classes where generated streets have {len(CLASS_NAMES)}"
         raise InvalidRequest(str(options.spec), found, 'give a spec with classes = "cityscapes"')
