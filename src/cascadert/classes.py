@@ -1,7 +1,7 @@
-"""Class names and colours: the two sets that this field knows by heart, and the type for any other.
+"""Class names and colours: the sets that this field knows by heart, and the type for any other.
 
 Sources: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016, table 1 (training
-ids); the SegNet release of CamVid.
+ids); the SegNet release of CamVid; the development kit of PASCAL VOC (Everingham et al.), whose colours are a rule.
 """
 
 from __future__ import annotations
@@ -52,10 +52,25 @@ _CAMVID: dict[str, Colour] = {
     "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
 }  # fmt: skip
 
+_VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
+    "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "television",
+)  # fmt: skip
+
+
+def _voc_colour(label: int) -> Colour:
+    """Spread the bits of a label over three channels, the lowest first, from the highest bit of each downwards."""
+    red, green, blue = (sum((label >> (3 * i + c) & 1) << (7 - i) for i in range(8)) for c in range(3))
+    return red, green, blue
+
+
 CITYSCAPES = ClassSet(names=CLASS_NAMES, palette=PALETTE)
 """The 19 training classes of Cityscapes, by trainId."""
 
 CAMVID = ClassSet(names=tuple(_CAMVID), palette=tuple(_CAMVID.values()))
 """The 11 classes of CamVid, in the order of the SegNet release."""
 
-CLASS_SETS = {"cityscapes": CITYSCAPES, "camvid": CAMVID}
+VOC = ClassSet(names=_VOC_NAMES, palette=tuple(map(_voc_colour, range(len(_VOC_NAMES)))))
+"""The 21 classes of PASCAL VOC with its own colours; COCO's are often reduced to them, as in paper 004."""
+
+CLASS_SETS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "voc": VOC}

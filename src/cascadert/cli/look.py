@@ -78,8 +78,10 @@ def describe(
     out.print(f"[bold]{kind}[/bold] {artefact.path}", soft_wrap=True)
     out.print(_frame_line(bundle))
     out.print(_stage_table(bundle))
-    for stage in bundle.stages[1:]:
-        out.print(f"{stage.name} refines blocks: {show_decision(stage)}", soft_wrap=True)
+    for stage in bundle.stages:
+        if stage.select is not None:
+            does = "refines blocks" if sees_blocks(stage) else "runs"
+            out.print(f"{stage.name} {does}: {show_decision(stage)}", soft_wrap=True)
     print_memory(plans)
     if isinstance(artefact, Deployment):
         out.print(_wiring(bundle))
@@ -110,7 +112,7 @@ def _stage_table(manifest: BundleManifest) -> Table:
             _network_name(network) + (" (random)" if network.random_seed is not None else ""),
             _sees(network.input_shapes),
             f"{network.parameters:,}",
-            f"{network.macs / 1e9:.3f} G/{'frame' if stage.select is None else 'block'}",
+            f"{_count(network.macs)}/{'block' if sees_blocks(stage) else 'frame'}",
             show_bytes(stage.graph.bytes),
         )
     return table
@@ -126,6 +128,15 @@ def _sees(shapes: tuple[tuple[int, ...], ...]) -> str:
         f"{shape[3]}x{shape[2]}" + (f"x{shape[1]}" if shape[1] != 3 else "") for shape in shapes if len(shape) == 4
     ]
     return ", ".join(dict.fromkeys(sizes))
+
+
+def _count(macs: int) -> str:
+    return f"{macs / 1e9:.3f} G" if macs >= 1e8 else f"{macs / 1e6:.3f} M"
+
+
+def sees_blocks(stage: StageEntry) -> bool:
+    """Whether a stage's network sees selected blocks, and not whole frames or maps."""
+    return stage.select is not None and any(entry.prefix for entry in stage.inputs)
 
 
 def show_decision(stage: StageEntry) -> str:
@@ -150,7 +161,7 @@ def _wiring(manifest: BundleManifest) -> Tree:
             origin = f"first n of {entry.source}" if entry.prefix else entry.source
             branch.add(f"[cyan]in[/cyan]  {_plain(str(entry.spec()))} from {origin}")
         for output in stage.outputs:
-            skipped = f", {output.when_skipped} when n = 0" if output.when_skipped else ""
+            skipped = f", {output.when_skipped} where skipped" if output.when_skipped else ""
             branch.add(f"[green]out[/green] {_plain(str(output.spec()))}{skipped}")
     return tree
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from cascadert.errors import NetworkError
@@ -39,8 +38,7 @@ class ImageDoubt(nn.Module):
 
     def forward(self, answer: Mapping[str, Tensor], full: Tensor) -> Scores:
         """Map the logits of `answer`, `[N, K, h, w]`, to a score and order `[1]`."""
-        doubt = (1 - self.confidence(answer[LOGITS])).amax(dim=0, keepdim=True)
-        return doubt, torch.zeros(1, dtype=torch.int32, device=doubt.device)
+        return sort_blocks((1 - self.confidence(answer[LOGITS])).amax(dim=0, keepdim=True))
 
 
 class LearnedScore(nn.Module):
