@@ -59,7 +59,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("grid.block", [16, 16, 16], r"grid\.block: found \[16, 16, 16\]; .*at most 2"),
     ("grid.stride", [12, -1], r"grid\.stride\[1\]: found -1; .*greater than 0"),
     # classes
-    ("classes", "ade20k", r"classes must be one of cityscapes, camvid or a table, found 'ade20k'"),
+    ("classes", "ade20k", r"classes must be one of cityscapes, camvid, voc or a table, found 'ade20k'"),
     ("classes.names", ["one"], r"classes\.names: found \['one'\]; .*at least 2"),
     ("classes.names", ["a", "b", "c"], r"classes: 3 class names need as many colours, found 4; mend the spec"),
     ("classes.palette", [[0, 0, 256]] * 4, r"classes\.palette\[0\]\[2\]: found 256; .*less than or equal to 255"),
@@ -71,7 +71,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("stages.0.name", "upload", r"need distinct names other than .*, upload, found \['upload', 'accurate'\]"),
     ("stages.0.name", "Fast net", r"stages\[0\]\.name: found 'Fast net'; .*pattern"),
     ("stages.0.name", "../../etc", r"stages\[0\]\.name: found '\.\./\.\./etc'; .*pattern"),
-    ("stages.0.model", ..., r"stages\[0\]: stage 'fast' needs a model or a network \(of \[\[networks\]\]\), found neither"),
+    ("stages.0.model", ..., r"stages\[0\]: stage 'fast' needs a model or a network .*, found neither"),
     ("stages.0.wieghts", "a.pt", r"stages\[0\]\.wieghts: is not a known field; remove it or mend its spelling"),
     ("stages.0.halo", 4, r"stage 'fast' sees whole frames: halo belongs to stages that refine blocks"),
     ("stages.0.merge", "average", r"stage 'fast' sees whole frames: merge belongs to stages that refine blocks"),

@@ -50,6 +50,24 @@ def test_convolutions_by_hand() -> None:
     assert count_macs(nn.Conv2d(4, 6, 1), (5, 4, 8, 8)) == 5 * 6 * 64 * 4
 
 
+class Pair(nn.Module):
+    """A network of two inputs, one of whose layers runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, image, features):
+        return self.right(self.left(image) + self.right(features))
+
+
+def test_several_inputs_and_a_choice_of_layers() -> None:
+    shapes = (2, 3, 8, 8), (2, 4, 8, 8)
+    left, right = 2 * 64 * 4 * 3, 2 * 2 * 64 * 4 * 4 * 9
+    assert count_macs(Pair(), *shapes) == left + right
+    assert count_macs(Pair(), *shapes, counted=lambda name, _: name == "right") == right
+
+
 def test_counting_leaves_the_network_alone() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -77,9 +77,7 @@ def test_a_network_in_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "toy_package" / "nets.py").write_text(USER_CODE)
     network = build(stage("toy_package.nets:Net", classes=3), Path("elsewhere"))
     assert type(network).__module__ == "toy_package.nets"
-    assert isinstance(
-        build(stage("torch.nn:Conv2d", in_channels=3, out_channels=4, kernel_size=1), folder), nn.Conv2d
-    )
+    assert isinstance(build(stage("torch.nn:Conv2d", in_channels=3, out_channels=4, kernel_size=1), folder), nn.Conv2d)
 
 
 def test_our_networks_go_by_their_names(folder: Path) -> None:

@@ -3,16 +3,22 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
+from torch import nn
 
+from cascadert.calibration.ranges import measure_ranges
 from cascadert.errors import GraphError
 from cascadert.export.cpu_int8 import quantized_for_cpu
+from cascadert.export.exporter import export_graph
+from cascadert.export.network import network_graph
 from cascadert.export.onnx_io import model_from_graph
 from cascadert.export.precision import as_measured, float32_operators, lower_to, quantized_operators
-from cascadert.graph import Dialect
-from cascadert.precision import Numerics, StageCalibration
+from cascadert.graph import Dialect, Graph
+from cascadert.precision import Int8Dialect, Numerics, QuantizationPlan, StageCalibration
 from tests.export.precision_graphs import calibration, min_max, nodes, run, sqnr_db, stage_graph
 
+DIALECTS: tuple[Int8Dialect, ...] = ("tensorrt", "cpu")
 FORMS = [
     ("onnxruntime", "fp32", 100, np.inf),
     ("tensorrt", "fp32", 100, np.inf),
@@ -124,3 +130,87 @@ def test_glue_and_exceptions_are_the_float32_operators() -> None:
     (more,) = set(float32_operators(graph, found)) - set(glue)
     assert [node.output[0] for node in nodes(graph, "Conv") if node.name == more] == ["wide_sum"]
     assert len(model_from_graph(graph).graph) == len(glue) + 12
+
+
+class Carried(nn.Module):
+    """A stage without labels: carried maps and an image come in, two carried maps go out."""
+
+    def __init__(self, weights: bool = True) -> None:
+        super().__init__()
+        self.network: nn.Module = Blend() if weights else Mean()
+
+    def forward(self, image: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found: tuple[torch.Tensor, ...] = self.network(image / 64, features)
+        return found
+
+
+class Mean(nn.Module):
+    def forward(self, image: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return image.mean(1, keepdim=True) + features.mean(1, keepdim=True), features * 2
+
+
+class Blend(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.around = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.joined = nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, image: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        around = self.around(features)
+        return around, self.joined(torch.cat([self.stem(image).relu(), around.relu()], dim=1))
+
+
+def carried_graph(weights: bool = True) -> Graph:
+    torch.manual_seed(0)
+    inputs = {"image": torch.rand(1, 3, 8, 8), "before.features": torch.rand(1, 16, 8, 8)}
+    return export_graph(Carried(weights).eval(), inputs, ["around", "joined"])
+
+
+def carried_feeds() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32),
+        "before.features": rng.normal(size=(1, 16, 8, 8)).astype(np.float32),
+    }
+
+
+def carried_calibration() -> StageCalibration:
+    network = network_graph(carried_graph())
+    seen = {"image": carried_feeds()["image"] / 64, "features": carried_feeds()["before.features"]}
+    by_width = {array.shape[1]: array for array in seen.values()}
+    measured = measure_ranges(network, {spec.name: by_width[spec.shape[1]] for spec in network.inputs}, threads=1)
+    plans = {d: QuantizationPlan(calibrator="min-max", ranges=measured.ranges("min-max", d)) for d in DIALECTS}
+    return StageCalibration(peaks=measured.peaks, int8=plans)
+
+
+@pytest.mark.parametrize(("dialect", "numerics", "least_db", "most_db"), FORMS)
+def test_a_stage_without_labels_has_every_form_too(
+    dialect: Dialect, numerics: Numerics, least_db: float, most_db: float
+) -> None:
+    graph = carried_graph()
+    lowered = lower_to(graph, dialect, numerics, carried_calibration(), "fp16" if numerics == "fp16" else "fp32")
+    assert (lowered.inputs, lowered.outputs) == (graph.inputs, graph.outputs), "ports are float32 in every precision"
+    wanted, found = run(graph, **carried_feeds()), run(lowered, **carried_feeds())
+    for port in ("around", "joined"):
+        assert least_db <= sqnr_db(wanted[port], found[port]) <= most_db
+
+
+@pytest.mark.parametrize("int8", DIALECTS)
+def test_what_reads_and_makes_carried_maps_is_quantized(int8: Int8Dialect) -> None:
+    names = quantized_operators(carried_graph(), int8, carried_calibration().int8[int8])
+    modules = {module.rpartition(".")[2] for module in names.values()}
+    assert {"around", "joined"} <= modules, "a carried map is no picture, and no head follows"
+    assert ("stem" in modules) == (int8 == "cpu")
+
+
+@pytest.mark.parametrize("numerics", ["fp16", "int8-tensorrt", "int8-cpu"])
+def test_a_network_without_weights_stays_float32(numerics: Numerics) -> None:
+    graph, plan = carried_graph(weights=False), QuantizationPlan(calibrator="min-max", ranges={})
+    found = StageCalibration(peaks={}, int8={"tensorrt": plan, "cpu": plan})
+    for dialect in ("onnxruntime", "tensorrt"):
+        lowered = lower_to(graph, dialect, numerics, found, "fp16")
+        assert len(float32_operators(lowered)) == len(model_from_graph(lowered).graph)
+        for port, value in run(graph, **carried_feeds()).items():
+            np.testing.assert_allclose(run(lowered, **carried_feeds())[port], value, rtol=1e-6)
+    with pytest.raises(GraphError, match="has no tensors 'pixels' and 'logits'"):
+        network_graph(graph)

@@ -130,7 +130,9 @@ def test_at_half_resolution_nothing_is_rounded_before_normalisation(parts, pixel
 
 
 def test_entropy_is_an_output_where_the_spec_asks(parts) -> None:
-    _, networks, (first, _), frame = parts(lambda data: data["stages"][0].update(emit=["labels", "scores", "order", "entropy"]))
+    _, networks, (first, _), frame = parts(
+        lambda data: data["stages"][0].update(emit=["labels", "scores", "order", "entropy"])
+    )
     assert first.output_names == ("labels", "scores", "order", "entropy")
     entropy = first(frame)[3]
     assert torch.allclose(entropy, entropy_bits(whole_by_hand(networks["fast"], frame)[0]), atol=1e-5)

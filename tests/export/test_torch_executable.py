@@ -18,8 +18,8 @@ from cascadert.bundle import Bundle
 from cascadert.device import Buffer
 from cascadert.errors import BundleError, ExecutionError, InvalidRequest
 from cascadert.export.compile import rebuild_stages
-from cascadert.export.examples import examples
 from cascadert.export.cuda_graphs import CudaGraphs
+from cascadert.export.examples import examples
 from cascadert.export.stages import make_stages
 from cascadert.export.torch_executable import TorchExecutable, load_torch_stages
 from cascadert.graph import TensorSpec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+def count_macs(
+    module: nn.Module, *input_shapes: tuple[int, ...], counted: Callable[[str, nn.Module], bool] | None = None
+) -> int:
     """Multiply-adds of every convolution and transposed convolution in one forward pass.
 
     Runs a copy of the module in evaluation mode on meta tensors. Bias, normalisation, activation, pooling
@@ -26,8 +29,9 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     kernel once per *input* pixel.
 
     Args:
-        module: network of one image tensor.
-        input_shape: shape of its input, ``(N, C, H, W)``; the count is for all N images.
+        module: network of float tensors.
+        input_shapes: shape of each of its inputs, ``(N, C, H, W)``; the count is for all N images.
+        counted: whether a convolution counts, by its name in the module; by default all do.
     """
     total = 0
 
@@ -40,9 +44,9 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
         total += math.prod(walked.shape) * math.prod(weight.shape[1:])
 
     shadow = copy.deepcopy(module).to("meta").eval()
-    for layer in shadow.modules():
-        if isinstance(layer, _CONVOLUTIONS):
+    for name, layer in shadow.named_modules():
+        if isinstance(layer, _CONVOLUTIONS) and (counted is None or counted(name, layer)):
             layer.register_forward_hook(add)
     with torch.no_grad():
-        shadow(torch.empty(input_shape, device="meta"))
+        shadow(*(torch.empty(shape, device="meta") for shape in input_shapes))
     return total

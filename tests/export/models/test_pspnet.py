@@ -4,14 +4,24 @@ import pytest
 import torch
 from torch import nn
 
-from cascadert.export.macs import count_parameters
-from cascadert.export.models import pspnet_r50, pspnet_small
+from cascadert.export.macs import count_macs, count_parameters
+from cascadert.export.models import pspnet_r50, pspnet_r101, pspnet_small
 from cascadert.export.models.pspnet import PyramidPooling
 
 
-def test_parameters_of_resnet_50_form_are_exact() -> None:
+@pytest.mark.parametrize(
+    ("build", "deep_stem", "parameters", "macs"),
+    [
+        (pspnet_r50, True, 46_715_347, 363.8e9),
+        (pspnet_r50, False, 46_591_571, 350.0e9),
+        (pspnet_r101, True, 65_707_475, 517.2e9),
+    ],
+)
+def test_counts_of_the_full_forms_are_those_published(build, deep_stem: bool, parameters: int, macs: float) -> None:
     with torch.device("meta"):
-        assert count_parameters(pspnet_r50(19)) == 46_715_347
+        network = build(19, deep_stem=deep_stem)
+    assert count_parameters(network) == parameters
+    assert count_macs(network, (1, 3, 713, 713)) == pytest.approx(macs, rel=1e-3)
 
 
 def test_resnet_50_form_keeps_stride_8_by_dilating_layers_3_and_4() -> None:

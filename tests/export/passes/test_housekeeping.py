@@ -11,6 +11,7 @@ from cascadert.export.exporter import trace
 from cascadert.export.lowering import run_passes
 from cascadert.export.passes.base import GraphPass, describe, name_scopes
 from cascadert.export.passes.clean_up import CleanUp
+from cascadert.export.network import ends_of_logits, network_edges, network_nodes
 from cascadert.export.passes.network_boundary import MARKER, MarkNetworkBoundary, NameNetworkBoundary
 from cascadert.export.passes.node_names import NameNodes
 
@@ -96,6 +97,63 @@ def test_several_tensors_at_the_boundary_are_numbered():
     run_passes(model, [MarkNetworkBoundary(), CleanUp(), NameNetworkBoundary()])
     values = set(ir.convenience.create_value_mapping(model.graph))
     assert {"pixels", "pixels_2", "logits", "logits_2"} <= values
+
+
+class Carrying(nn.Module):
+    """A stage whose network makes features first, and of them logits; both leave it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.ModuleDict({"body": nn.Conv2d(3, 4, 1), "head": nn.Conv2d(4, 2, 1)})
+        self.network.forward = self.both
+
+    def both(self, x):
+        features = self.network["body"](x)
+        return features, self.network["head"](features)
+
+    def forward(self, x):
+        features, logits = self.network(x)
+        return features, logits.argmax(1), logits.amax(1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "logits", "second"),
+    [
+        (["features", "labels", "scores"], "head", "body"),
+        (["features", "order", "scores"], "head", "body"),
+        (["features", "other", "peak"], "body", "head"),
+    ],
+)
+def test_of_several_ends_the_one_that_labels_are_made_of_is_the_logits(outputs, logits, second):
+    x = torch.rand(1, 3, 5, 5)
+    model = trace(Carrying(), {"image": x}, outputs)
+    run_passes(model, [MarkNetworkBoundary(), CleanUp(), NameNetworkBoundary()])
+    assert [value.name for value in network_edges(model)[1]] == ["logits", "logits_2"]
+    weights = {node.outputs[0].name: node.inputs[1].name for node in model.graph if node.op_type == "Conv"}
+    assert weights == {"logits": f"network.{logits}.weight", "logits_2": f"network.{second}.weight"}
+    assert [value.name for value in model.graph.outputs] == outputs
+    wanted = {} if "labels" not in outputs and "scores" not in outputs else {"logits"}
+    assert {value.name for value in ends_of_logits(model)} == wanted
+
+
+def test_no_clean_up_takes_the_edges_of_the_network_away(apply_checked):
+    """Where ports enter and leave the network as they are, an Identity stands between two names."""
+    x = torch.rand(1, 4, 5, 5)
+
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.network(x)
+
+    model = trace(Bare(), {"segment.features": x}, ["features"])
+    run_passes(model, [MarkNetworkBoundary(), CleanUp(), NameNetworkBoundary()])
+    apply_checked(CleanUp(), model, {"segment.features": x.numpy()}, modified=False)
+    assert [[value.name for value in edge] for edge in network_edges(model)] == [["pixels"], ["logits"]]
+    assert [node.op_type for node in network_nodes(model)] == ["Conv"]
+    assert {node.domain for node in model.graph} == {""}
 
 
 def test_a_network_that_ignores_the_image_is_refused():

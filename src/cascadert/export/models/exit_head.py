@@ -51,7 +51,9 @@ class ExitHead:
         for name, allowed in options.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise InvalidRequest(f"{name} of an exit", f"is {value!r}", f"choose one of {', '.join(map(str, allowed))}")
+                raise InvalidRequest(
+                    f"{name} of an exit", f"is {value!r}", f"choose one of {', '.join(map(str, allowed))}"
+                )
 
     def dilation(self, block: int) -> int:
         """Dilation of one 3x3 convolution, counted from 0."""

@@ -83,7 +83,7 @@ def candidate_points(cumulative_macs: Sequence[int], count: int) -> tuple[int, .
     if not 1 <= count <= units:
         raise InvalidRequest(f"{count} candidates", f"the backbone has {units} units", "ask for 1 to that many")
     # By number of units: the least deviation of the candidates so far, none of them deeper, and where they lie.
-    within: dict[int, tuple[int, tuple[int, ...]]] = {depth: (0, ()) for depth in range(units + 1)}
+    within: dict[int, tuple[int, tuple[int, ...]]] = dict.fromkeys(range(units + 1), (0, ()))
     for k in range(1, count + 1):
         at_depth = []
         for depth in range(k, units + 1):

@@ -83,7 +83,7 @@ class Decoder(nn.Module):
         channels: of each level of the backbone, from coarse to fine; without level 5, the first map is what the others
             give: the cross-column connection, or level 4 alone.
         shape: see `DecoderShape`.
-        kernel: size of the kernel on level 5.
+        kernel: size of the kernel on level 5, 3 or 1; one of 1x1 is in `InColumn`.
         crossed: cross-column connections: a 3x3 convolution of another decoder's map joins each hidden layer.
     """
 
@@ -93,8 +93,8 @@ class Decoder(nn.Module):
         hidden, dilations = shape.hidden[: len(self.joined)], _DILATIONS[-len(self.joined) :]
         self.top: nn.Module | None = None
         if "level5" in channels:
-            top = _convolution(channels["level5"], hidden[0], dilations[0], shape.groups[0])
-            self.top = _normalised(hidden[0], *([] if kernel == 1 else [top]))
+            top = [_convolution(channels["level5"], hidden[0], dilations[0], shape.groups[0])] if kernel == 3 else []
+            self.top = _normalised(hidden[0], *top)
         self.hidden = nn.ModuleList(
             _normalised(outputs, _convolution(inputs, outputs, dilation))
             for (inputs, outputs), dilation in zip(pairwise(hidden), dilations[1:], strict=True)
@@ -116,12 +116,12 @@ class Decoder(nn.Module):
                 terms.append(self.crosses[index](crosses[index]))
             joined = levels[name]
             if terms:
-                joined = joined + enlarge(sum(terms[1:], terms[0]), 2)
+                joined = joined + rescale(sum(terms[1:], terms[0]), 2)
             maps.append(self.sums[index](joined))
         return maps
 
 
-def enlarge(maps: Tensor, factor: float) -> Tensor:
+def rescale(maps: Tensor, factor: float) -> Tensor:
     """Resize `[N, C, h, w]` by bilinear interpolation."""
     return functional.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cascadert.export.models.two_column.column import Column, OutputStride, Scores, choose, parse_units
-from cascadert.export.models.two_column.decoder import DECODERS, DecoderName, enlarge
+from cascadert.export.models.two_column.decoder import DECODERS, DecoderName, rescale
 
 Fusing = Literal["sum", "max", "attention", "coarse-to-fine"]
 
@@ -41,7 +41,7 @@ class DenseColumns(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map images `[N, 3, H, W]` to logits `[N, K, h, w]` at 1/4 of the finest column's image."""
         given: list[Scores] = [
-            column(image if scale == 1 else enlarge(image, scale))
+            column(image if scale == 1 else rescale(image, scale))
             for column, scale in zip(self.columns, self.scales, strict=True)
         ]
         size = given[0].logits.shape[-2:]

@@ -22,7 +22,7 @@ from cascadert.export.models.two_column.decoder import (
     DecoderName,
     DecoderShape,
     InColumn,
-    enlarge,
+    rescale,
 )
 
 MODEL_A = "1-1-2-0-1-2-4-1"
@@ -174,8 +174,8 @@ class Fusion(nn.Module):
             levels = self.in_column(levels)
         crosses = [given[name].detach() if self.block_gradients else given[name] for name in self.crosses]
         logits = self.classifier(self.decoder(levels, crosses)[-1])
-        weight = enlarge(given["weight"], 2) * functional.interpolate(mask, size=logits.shape[-2:], mode="nearest")
-        fused: Tensor = enlarge(given["logits"], 2) + weight * logits
+        weight = rescale(given["weight"], 2) * functional.interpolate(mask, size=logits.shape[-2:], mode="nearest")
+        fused: Tensor = rescale(given["logits"], 2) + weight * logits
         return fused
 
 
@@ -202,7 +202,7 @@ class TwoColumn(nn.Module):
         Returns:
             Logits `[N, K, H/4, W/4]`.
         """
-        half = self.half_column(enlarge(image, 0.5))
+        half = self.half_column(rescale(image, 0.5))
         if mask is None:
             mask = half["score"].new_ones(half["score"].shape)
         levels = self.crops(cut(image, self.region))
