@@ -60,8 +60,9 @@ def seen(stage: Stage, given: Feeds) -> tuple[int, int]:
 
 
 def bare_network(stage: Stage, n: int) -> Graph:
-    _, given = feeds_of(stage, n)
-    return lower(export_graph(stage.network, {name: torch.from_numpy(array) for name, array in given.items()}, ["logits"]), "onnxruntime")
+    _, feeds = feeds_of(stage, n)
+    given = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    return lower(export_graph(stage.network, given, ["logits"]), "onnxruntime")
 
 
 def clock(run: Callable[[], Any]) -> float:

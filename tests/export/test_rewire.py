@@ -33,7 +33,7 @@ def infer(bundle: Bundle, frames: np.ndarray, policies: dict | None = None, mani
 
 
 @pytest.fixture(scope="module")
-def every(self, exits_bundle: Bundle, frames: np.ndarray) -> list[Result]:
+def every(exits_bundle: Bundle, frames: np.ndarray) -> list[Result]:
     return infer(exits_bundle, frames, {"segment2": ONWARD, "segment3": ONWARD})
 
 

@@ -26,9 +26,9 @@ class Ensemble(nn.Module):
         """Map logits of the members, float32 `[N, K, h, w]` each, to those of their mean.
 
         Returns:
-            "logits": log p of the mean p (1 / M) sum softmax, `[N, K, H, W]`, whose softmax is p and whose entropy H[p] is
-            the predictive uncertainty; "aleatoric": the mean of H[p_m], and "epistemic": H[p] - aleatoric (eq. 2 and 3),
-            both in bits, `[N, H, W]`.
+            "logits": log p of the mean p = (1 / M) sum softmax, `[N, K, H, W]`, whose softmax is p and whose entropy
+            H[p] is the predictive uncertainty; "aleatoric": the mean of H[p_m], and "epistemic": H[p] - aleatoric
+            (eq. 2 and 3), both in bits, `[N, H, W]`.
         """
         height, width = self.size or tuple(members[0].shape[2:])
         total: Tensor | None = None
@@ -57,5 +57,3 @@ def ensemble(size: tuple[int, int] | None = None) -> Ensemble:
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size is {list(size)}: give [height, width]")
     return Ensemble(None if size is None else (int(size[0]), int(size[1])))
-
-
