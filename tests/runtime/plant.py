@@ -21,8 +21,10 @@ from cascadert.runtime.devices.host import HostDevice, WorkerStream
 from cascadert.spec import SelectPolicy, ThresholdPolicy, TopKPolicy, parse_spec
 
 H, W, BLOCKS, K = 4, 8, 8, 4
-SHAPES = {"labels": (1, H, W), "scores": (BLOCKS,), "order": (BLOCKS,), "features": (16,)}
-TYPES = {"labels": "uint8", "scores": "float32", "order": "int32", "features": "float32"}
+SHAPES: dict[str, tuple[int | str, ...]] = {
+    "labels": (1, H, W), "scores": (BLOCKS,), "order": (BLOCKS,), "features": (16,), "rows": ("n", 4),
+}  # fmt: skip
+TYPES = {"labels": "uint8", "scores": "float32", "order": "int32", "features": "float32", "rows": "float32"}
 
 Compute = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -87,13 +89,14 @@ class JitteryDevice(HostDevice):
 
 
 class PlantedStage:
-    """An executable around a function of arrays."""
+    """An executable around a function of arrays; `disturbed` lists what it noticed, also where nobody waits for it."""
 
     def __init__(self, entry: StageEntry, compute: Compute, delay: Callable[[], None] = lambda: None) -> None:
         self.name, self._compute, self._delay = entry.name, compute, delay
         self.inputs = tuple(item.spec() for item in entry.inputs)
         self.outputs = tuple(item.spec() for item in entry.outputs)
         self.runs, self.closed = 0, False
+        self.disturbed: list[str] = []
 
     def blocks(self, n: int) -> int:
         return n
@@ -109,6 +112,7 @@ class PlantedStage:
         self._delay()
         for name, before in seen.items():
             if not np.array_equal(before, arrays[name]):
+                self.disturbed.append(name)
                 raise Disturbed(f"{self.name}: {name}")
         for name, value in self._compute(seen).items():
             flat, half = arrays[name].reshape(-1), arrays[name].size // 2
@@ -122,9 +126,11 @@ class PlantedStage:
 
 def entry(
     name: str, reads: Mapping[str, str], writes: Mapping[str, str | None], select: tuple[str, str] | None = None,
-    theta: float = 0.5,
+    theta: float = 0.5, *, follows: str | None = None, speculative: bool = False,
 ) -> StageEntry:  # fmt: skip
-    """Describe a stage: `reads` maps inputs to sources ("order" inputs are prefixes), `writes` outputs to stand-ins."""
+    """Describe a stage: `reads` maps inputs to sources, of which orders and rows are prefixes; `writes` outputs to
+    stand-ins.
+    """
     inputs = []
     for port, source in reads.items():
         kind = source.split(".")[-1]
@@ -133,14 +139,15 @@ def entry(
         elif kind == "order":
             item = InputEntry(name=port, dtype="int32", shape=("n",), source=source, prefix=True)
         else:
-            item = InputEntry(name=port, dtype=TYPES[kind], shape=SHAPES[kind], source=source)
+            item = InputEntry(name=port, dtype=TYPES[kind], shape=SHAPES[kind], source=source, prefix=kind == "rows")
         inputs.append(item)
     outputs = [OutputEntry(name=o, dtype=TYPES[o], shape=SHAPES[o], when_skipped=s) for o, s in writes.items()]
     policy = ThresholdPolicy(theta=theta)
     decision = None if select is None else SelectEntry(scores=select[0], order=select[1], policy=policy)
     return StageEntry.model_construct(
-        name=name, graph=None, inputs=tuple(inputs), outputs=tuple(outputs), select=decision, network=None
-    )
+        name=name, graph=None, inputs=tuple(inputs), outputs=tuple(outputs), select=decision, network=None,
+        follows=follows, speculative=speculative,
+    )  # fmt: skip
 
 
 def manifest(*stages: StageEntry) -> BundleManifest:

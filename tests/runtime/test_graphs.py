@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cascadert.bundle import BundleManifest, StageEntry
+from cascadert.errors import ExecutionError
 from cascadert.runtime.devices.host import HostDevice
 from cascadert.runtime.lanes import make_lanes
 from cascadert.runtime.options import RuntimeOptions
@@ -170,30 +171,65 @@ def without_stand_in(stage: StageEntry) -> StageEntry:
 
 
 @setups
-@pytest.mark.parametrize(
-    ("plan", "message"),
-    [
-        (
-            manifest(FAST, without_stand_in(refining("accurate", "fast")), final("accurate.labels")),
-            r"^stage 'final': reads accurate.labels, which was skipped and which nothing stands for; give that output",
-        ),
-        (
-            manifest(FAST, without_stand_in(refining("accurate", "fast"))),
-            r"^the download: reads accurate.labels, which was skipped and which nothing stands for; give that output",
-        ),
-    ],
-)
-def test_a_stage_for_which_nothing_stands_fails_the_frames_that_skip_it(
-    setup: Any, plan: BundleManifest, message: str
-) -> None:
-    with open_graph(plan, {"final": finish}, setup) as pipeline:
+def test_a_stage_behind_one_that_was_skipped_is_skipped_where_nothing_stands_for_it(setup: Any) -> None:
+    """And so is the next, up to what does not need them; the result is what is left."""
+    plan = manifest(
+        FAST,
+        without_stand_in(refining("accurate", "fast")),
+        entry("inner", {"x": "accurate.labels"}, {"features": None}),
+        entry("outer", {"x": "inner.features"}, {"labels": None}),
+        entry("beside", {"frame": "frame"}, {"features": None}),
+    )
+    compute = {"inner": features, "outer": reduced, "beside": features}
+    with open_graph(plan, compute, setup, tensors="all") as pipeline:
+        for policy in (ALWAYS, NEVER, ALWAYS, NEVER):
+            result = pipeline.infer(numbered(1), {"accurate": policy})
+            outcomes = {run.stage: run.outcome for run in result.runs}
+            counts = [run.n for run in result.runs]
+            if policy is NEVER:
+                assert list(outcomes.values()) == ["ran", "skipped", "skipped", "skipped", "ran"]
+                assert counts == [None, 0, 0, 0, None]
+                assert result.labels_from == "fast"
+                assert np.array_equal(result.labels, fast({"frame": numbered(1)})["labels"])
+                assert {name.split(".")[0] for name in result.tensors} == {"fast", "beside"}
+                assert [run.milliseconds > 0 for run in result.runs] == [True, False, False, False, True]
+            else:
+                assert set(outcomes.values()) == {"ran"}
+                assert counts == [None, BLOCKS, None, None, None]
+                assert result.labels_from == "outer"
+                assert set(result.tensors) == set(pipeline.plan.tensors)
+
+
+def without_labels(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in outputs.items() if name != "labels"}
+
+
+@setups
+def test_a_frame_without_any_labels_fails_and_not_the_next(setup: Any) -> None:
+    stem = entry("stem", {"frame": "frame"}, {"features": None, "scores": None, "order": None})
+    only = without_stand_in(entry("only", {"x": "stem.features"}, {"labels": None}, ("stem.scores", "stem.order")))
+    compute = {"stem": lambda inputs: without_labels(fast(inputs)) | features(inputs), "only": reduced}
+    message = r"^all labels: are of stages that were skipped, and nothing stands for them; give one of them a when_"
+    with open_graph(manifest(stem, only), compute, setup) as pipeline:
         for policy in (ALWAYS, NEVER, ALWAYS):
             if policy is NEVER:
-                with pytest.raises(Exception, match=message):
-                    pipeline.infer(numbered(1), {"accurate": policy})
+                with pytest.raises(ExecutionError, match=message):
+                    pipeline.infer(numbered(1), {"only": policy})
             else:
-                assert pipeline.infer(numbered(1), {"accurate": policy}).runs[1].n == BLOCKS
+                assert pipeline.infer(numbered(1), {"only": policy}).labels_from == "only"
         assert pipeline.broken is None
+
+
+@setups
+@pytest.mark.parametrize("policy", [ALWAYS, TopKPolicy(k=5)], ids=["threshold", "top-k"])
+def test_a_stage_that_sees_no_blocks_runs_once_where_n_is_not_0(setup: Any, policy: Any) -> None:
+    whole = entry("whole", {"x": "fast.labels"}, {"labels": "fast.labels"}, ("fast.scores", "fast.order"))
+    with open_graph(manifest(FAST, whole), {"whole": reduced}, setup) as pipeline:
+        result = pipeline.infer(numbered(1), {"whole": policy})
+        assert (result.runs[1].n, result.labels_from) == (1, "whole")
+        assert result.runs[1].scores.size == BLOCKS  # the decision saw them all
+        assert pipeline.infer(numbered(1), {"whole": NEVER}).runs[1].n == 0
+        assert pipeline.refined("whole", 7) == 1
 
 
 def test_a_decision_behind_one_that_was_skipped_skips_too() -> None:

@@ -29,12 +29,14 @@ def enter(ledger: Ledger, number: int, deadline: Deadline = NOW) -> Job:
     return job
 
 
-def begin(ledger: Ledger, *, error: Exception | None = None) -> Job:
-    """Begin the next frame and finish it."""
+def begin(ledger: Ledger, *, error: Exception | None = None, ends: bool = True) -> Job:
+    """Begin the next frame and finish it; where it does not end some of its work is left to itself."""
     job = ledger.take(False)
     assert job is not None
     job.slot, job.error = Slot({}), error
     ledger.finished(job)
+    if ends:
+        ledger.ended(job)
     return job
 
 
@@ -134,15 +136,48 @@ def test_whoever_delivers_is_waited_for() -> None:
     assert settled == [True]
 
 
+def leave_running(ledger: Ledger) -> Job:
+    """Let a frame leave of which something still runs; another one waits."""
+    enter(ledger, 0)
+    job = begin(ledger, ends=False)
+    assert not ledger.leave(ledger.pop(NOW))
+    enter(ledger, 1)
+    return job
+
+
 def test_memory_of_work_that_may_still_run_is_not_used_again() -> None:
+    """Nor does another frame begin in its place."""
     ledger = make_ledger(room=1, queue=1)
-    for number in range(2):
-        enter(ledger, number)
-        job = begin(ledger)
-        job.slot.retired = True
-        ledger.leave(ledger.pop(NOW))
+    job = leave_running(ledger)
+    assert ledger.take(False) is None
     with pytest.raises(NoResultYet):
         ledger.reserve(NOW)
+    ledger.ended(job)
+    assert begin(ledger).ticket.number == 1
+    assert ledger.reserve(NOW) is job.staging
+    assert ledger.counts == Counts(2, 1)
+
+
+def test_who_drops_the_oldest_does_not_wait_for_work_that_was_left_running() -> None:
+    ledger = make_ledger("drop-oldest", room=1, queue=1)
+    leave_running(ledger)
+    for number in range(2, 5):
+        enter(ledger, number)
+    assert ledger.counts == Counts(5, 1, 0, 3)
+
+
+def test_what_is_given_up_is_over_when_nothing_of_it_runs() -> None:
+    """Its result may have been there before."""
+    ledger = make_ledger()
+    enter(ledger, 0)
+    job = begin(ledger, ends=False)
+    assert not ledger.clear(1, NOW)
+    ledger.ended(job)
+    assert ledger.clear(1, NOW)
+    enter(ledger, 1)
+    begin(ledger, ends=False).slot.retired = True  # nobody will hear of its end
+    assert ledger.clear(2, NOW)
+    assert len(ledger._free) == ROOM + QUEUE - 1
 
 
 def test_frames_that_were_given_up_say_so() -> None:
@@ -161,6 +196,7 @@ class Uses(RuleBasedStateMachine):
         super().__init__()
         self.ledger = make_ledger("drop-oldest")
         self.entered, self.running, self.popped = 0, [], []
+        self.lingering: list[Job] = []
         self.seen: list[int] = []
         self.told = 0
 
@@ -170,7 +206,7 @@ class Uses(RuleBasedStateMachine):
             enter(self.ledger, self.entered)
             self.entered += 1
         except NoResultYet:
-            assert self.ledger._begun + len(self.popped) >= ROOM
+            assert self.ledger._begun + len(self.popped) + len(self.lingering) >= ROOM
 
     @rule()
     def take(self) -> None:
@@ -185,6 +221,12 @@ class Uses(RuleBasedStateMachine):
         job = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         job.error = ExecutionError("stage", "failed", "look") if fails else None
         self.ledger.finished(job)
+        self.lingering.append(job)
+
+    @precondition(lambda self: self.lingering)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.ledger.ended(self.lingering.pop(data.draw(st.integers(0, len(self.lingering) - 1))))
 
     @rule()
     def pop(self) -> None:
@@ -208,7 +250,8 @@ class Uses(RuleBasedStateMachine):
         assert self.seen == sorted(set(self.seen))
         assert counts.submitted == self.entered
         assert counts.in_flight == held
-        assert len(self.ledger._free) + held == ROOM + QUEUE
+        left = sum(job.has_left for job in self.lingering)
+        assert len(self.ledger._free) + held + left == ROOM + QUEUE
         assert self.told <= counts.dropped
         assert counts.cancelled == 0
 

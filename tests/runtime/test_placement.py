@@ -12,7 +12,7 @@ from cascadert.bundle import BundleManifest
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.placement import Placement, place, share_out
-from tests.runtime.plant import BLOCKS, THREE, TWO
+from tests.runtime.plant import BLOCKS, FAST, THREE, TWO, entry, manifest
 
 work = st.lists(st.floats(0.01, 1000), min_size=1, max_size=4)
 
@@ -62,6 +62,16 @@ def test_side_by_side_stages_share_the_cores_by_their_work(cores: int, macs: Any
     placement = place(costing(TWO, *macs), RuntimeOptions(pin=False), range(cores))
     assert tuple(placement.threads.values()) == wanted
     assert placement.cpus == {}
+
+
+def test_only_stages_that_see_blocks_work_more_the_more_blocks_there_are() -> None:
+    """One with a decision that sees none runs once; one without a network takes what is left over."""
+    whole = entry("whole", {"x": "fast.labels"}, {"labels": "fast.labels"}, ("fast.scores", "fast.order"))
+    reduce = entry("reduce", {"x": "whole.labels"}, {"labels": None})
+    plan = costing(manifest(FAST, whole, reduce), 100, 100, 0)
+    assert place(plan, RuntimeOptions(pin=False), range(5)).threads == {"fast": 2, "whole": 2, "reduce": 1}
+    nothing = costing(manifest(FAST, reduce), 0, 0)
+    assert sum(place(nothing, RuntimeOptions(pin=False), range(4)).threads.values()) == 4
 
 
 def test_threads_that_are_asked_for_are_given() -> None:

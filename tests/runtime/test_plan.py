@@ -1,12 +1,14 @@
 """What is read from a manifest."""
 
+from typing import Any
+
 import pytest
 
-from cascadert.bundle import OutputEntry
+from cascadert.bundle import InputEntry, OutputEntry, StageEntry
 from cascadert.errors import BundleError, InvalidRequest
 from cascadert.runtime.options import RuntimeOptions, kept_tensors
-from cascadert.runtime.plan import make_plan
-from tests.runtime.plant import FAST, THREE, TWO, entry, manifest, refining
+from cascadert.runtime.plan import Tensor, make_plan
+from tests.runtime.plant import BLOCKS, FAST, THREE, TWO, entry, manifest, refining
 
 FEATURES = {"features": None}
 
@@ -52,10 +54,70 @@ def test_tensors_have_their_largest_size() -> None:
     plan = make_plan(TWO)
     assert plan.tensors["fast.scores"].shape == (8,) and plan.tensors["fast.scores"].nbytes == 32
     assert plan.planes["frame"].nbytes == 4 * 8 * 3
-    dynamic = OutputEntry(name="boxes", dtype="float32", shape=("n", 4))
-    stage = FAST.model_copy(update={"outputs": (*FAST.outputs, dynamic)})
-    with pytest.raises(BundleError, match=r"^tensor 'fast.boxes': has a dynamic size in \['n', 4\]"):
-        make_plan(manifest(stage))
+
+
+def with_output(stage: StageEntry, *shape: int | str) -> StageEntry:
+    made = OutputEntry(name="rows", dtype="float32", shape=shape)
+    return stage.model_copy(update={"outputs": (*stage.outputs, made)})
+
+
+def reading(name: str, source: str, *, prefix: bool, **more: Any) -> StageEntry:
+    shape: tuple[int | str, ...] = ("n", 4) if prefix else (BLOCKS, 4)
+    item = InputEntry(name="rows", dtype="float32", shape=shape, source=source, prefix=prefix)
+    return entry(name, {}, {"features": None}).model_copy(update={"inputs": (item,), **more})
+
+
+def test_rows_have_room_for_every_block() -> None:
+    made = with_output(refining("crops", "fast"), "n", 4)
+    plan = make_plan(manifest(FAST, made, reading("fuse", "crops.rows", prefix=True, follows="crops")))
+    assert plan.tensors["crops.rows"] == Tensor("crops.rows", "float32", (BLOCKS, 4), rows=True)
+    assert not plan.tensors["crops.labels"].rows
+    assert plan.stages[2].producers == {"crops"}
+    assert plan.followers == {"crops": ("crops", "fuse")}
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((with_output(FAST, "n", 4),), "^tensor 'fast.rows': has rows, and nothing decides how many; export"),
+        (
+            (FAST, with_output(refining("crops", "fast"), 4, "n")),
+            r"^tensor 'crops.rows': has a dynamic size in \[4, 'n'\] that is no row for each block",
+        ),
+        (
+            (FAST, with_output(refining("crops", "fast"), "n", 4), reading("fuse", "crops.rows", prefix=False)),
+            "^stage 'fuse': reads rows of 'crops.rows', whose n it does not have",
+        ),
+        (
+            (
+                FAST,
+                with_output(refining("crops", "fast"), "n", 4),
+                refining("other", "fast"),
+                reading("fuse", "crops.rows", prefix=True, follows="other"),
+            ),
+            "^stage 'fuse': reads rows of 'crops.rows', whose n it does not have",
+        ),
+    ],
+)
+def test_rows_of_which_nobody_knows_the_number_are_refused(stages: Any, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        make_plan(manifest(*stages))
+
+
+def test_what_runs_because_of_a_decision() -> None:
+    """What reads what it makes and nothing stands for, and so on; not what decides for itself."""
+    two = entry("two", {"x": "one.features"}, {"features": None}, ("fast.scores", "fast.order"))
+    stages = (
+        FAST,
+        entry("one", {"x": "fast.labels"}, {"features": None}),
+        two,
+        entry("side", {"x": "two.features"}, {"labels": "fast.labels", "scores": None}),
+        entry("last", {"x": "two.features"}, {"features": None}, ("side.scores", "fast.order")),
+        entry("end", {"x": "side.labels"}, {"features": None}),
+        entry("tail", {"x": "last.features"}, {"features": None}),
+    )
+    assert make_plan(manifest(*stages)).dependants == {"two": ("two", "side"), "last": ("last", "tail")}
+    assert make_plan(manifest(*stages)).labelled == ("fast.labels", "side.labels")
 
 
 def test_tensors_to_keep_are_outputs() -> None:
@@ -69,7 +131,16 @@ def test_tensors_to_keep_are_outputs() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"slots": -1}, {"queue": 0}, {"mode": "serial", "slots": 2}, {"timeout_s": 0.0}, {"timeout_s": float("nan")}],
+    [
+        {"slots": -1},
+        {"queue": 0},
+        {"mode": "serial", "slots": 2},
+        {"timeout_s": 0.0},
+        {"timeout_s": float("nan")},
+        {"deadline_ms": 0.0},
+        {"deadline_ms": float("inf")},
+        {"deadline_ms": float("nan")},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict) -> None:
     with pytest.raises(InvalidRequest):

@@ -106,7 +106,9 @@ class Outputs:
 
 def refined_blocks(result: Result, grid: Grid, camera: int = 0) -> list[list[int]]:
     """Return, for each decision on a frame, which blocks of one camera were refined (index into its grid)."""
-    picked = [[] if run.order is None else run.order[: run.n or 0].tolist() for run in result.runs if run.n is not None]
+    counts = [run.n or 0 if run.outcome == "ran" else 0 for run in result.runs]
+    orders = [run.order for run in result.runs]
+    picked = [order[:n].tolist() for order, n in zip(orders, counts, strict=True) if order is not None]
     return [[index % grid.size for index in blocks if index // grid.size == camera] for blocks in picked]
 
 
@@ -114,7 +116,7 @@ def make_caption(
     name: str, result: Result, refined: Sequence[Sequence[int]], grid: Grid, policies: Mapping[str, SelectPolicy]
 ) -> str:
     """Return one line on a frame: its name, blocks refined by each stage and why, and its latency."""
-    decided = [run for run in result.runs if run.n is not None]
+    decided = [run for run in result.runs if run.order is not None]
     parts = [name]
     for run, blocks in zip(decided, refined, strict=True):
         parts.append(f"{run.stage}: {len(blocks)} of {grid.size} blocks, {_show_decision(run, policies[run.stage])}")

@@ -79,7 +79,7 @@ class _Reader:
             try:
                 self._pipeline.submit(
                     item.frame, item.timestamp_s, policies={**self._policies, **item.policies},
-                    context=item.context, timeout_s=_PATIENCE_S,
+                    context=item.context, deadline_ms=item.deadline_ms, timeout_s=_PATIENCE_S,
                 )  # fmt: skip
             except NoResultYet:
                 continue

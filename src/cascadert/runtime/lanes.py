@@ -17,6 +17,11 @@ class Lanes:
     upload: Stream
     download: Stream
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether stages have streams of their own."""
+        return self.upload is not self.download
+
     def all(self) -> list[Stream]:
         """Return each stream once."""
         return list({id(stream): stream for stream in (*self.stages.values(), self.upload, self.download)}.values())

@@ -1,7 +1,8 @@
 """Every frame that was submitted and whose result was not taken: the one place that threads share.
 
 A frame waits, then begins (the scheduler takes it), is finished, and leaves when its result is taken. Frames that wait
-may be dropped for newer ones. Each holds a staging from its submission until it leaves.
+may be dropped for newer ones. Each holds a staging from its submission until it has left and nothing of it runs any
+more: work that was dropped may end after the result was taken.
 """
 
 from __future__ import annotations
@@ -44,16 +45,20 @@ class Ledger:
 
     Args:
         stagings: `room + queue` of them.
-        room: frames that may have begun and not left.
+        room: frames that may have begun and not left, or of which something still runs.
         queue: frames that may wait.
         overflow: what becomes of a new frame where as many wait.
+        now: the clock that says when frames were finished.
     """
 
-    def __init__(self, stagings: Iterable[Staging], room: int, queue: int, overflow: Overflow) -> None:
+    def __init__(
+        self, stagings: Iterable[Staging], room: int, queue: int, overflow: Overflow,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
         self._lock = threading.Lock()
         self._has_room, self._has_result = threading.Condition(self._lock), threading.Condition(self._lock)
         self._free = deque(stagings)
-        self._room, self._queue, self._overflow = room, queue, overflow
+        self._room, self._queue, self._overflow, self._now = room, queue, overflow, now
         self._order: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
         self._begun, self._leaving = 0, 0
@@ -111,9 +116,16 @@ class Ledger:
             return job
 
     def finished(self, job: Job) -> None:
-        """Note that nothing of a frame runs any more."""
+        """Note that the result of a frame is there, or why there is none."""
         with self._lock:
             self._finish(job)
+            self._has_result.notify_all()
+
+    def ended(self, job: Job) -> None:
+        """Note that nothing of a frame runs any more."""
+        with self._lock:
+            job.has_ended = True
+            self._make_room(job)
             self._has_result.notify_all()
 
     def pop(self, deadline: Deadline, hopeless: Callable[[], bool] = lambda: False) -> Job:
@@ -154,6 +166,7 @@ class Ledger:
         with self._lock:
             while self._waiting:
                 job = self._waiting.popleft()
+                job.has_ended = True
                 found = "was given up before it began"
                 job.error = FrameCancelled(f"frame {job.ticket.number}", found, "submit it again")
                 self._finish(job)
@@ -162,10 +175,10 @@ class Ledger:
             return self._order[-1].ticket.number + 1 if self._order else 0
 
     def clear(self, before: int, deadline: Deadline) -> bool:
-        """Wait until frames with lower numbers are finished; they leave as cancelled. False where time runs out."""
+        """Wait until nothing runs of frames with lower numbers; they leave as cancelled. False where time runs out."""
         with self._lock:
             while self._order and self._order[0].ticket.number < before:
-                if self._order[0].finished_s is not None:
+                if _is_over(self._order[0]):
                     job = self._order.popleft()
                     self._untold += job.dropped
                     self._leave(job, "cancelled")
@@ -219,7 +232,7 @@ class Ledger:
 
     def _finish(self, job: Job) -> None:
         if job.finished_s is None:
-            job.finished_s = time.perf_counter()
+            job.finished_s = self._now()
 
     def _pop_finished(self) -> Job:
         job = self._order.popleft()
@@ -241,16 +254,24 @@ class Ledger:
         self._counts["dropped"] += 1
 
     def _leave(self, job: Job, fate: Fate) -> None:
-        if job.has_begun:
-            self._begun -= 1
-        if job.slot is None or not job.slot.retired:
-            self._free.append(job.staging)
         self._counts[fate] += 1
-        self._tell_of_room()
+        job.has_left = True
+        self._make_room(job)
+
+    def _make_room(self, job: Job) -> None:
+        if job.has_left and job.has_ended:
+            self._begun -= job.has_begun
+            self._free.append(job.staging)
+            self._tell_of_room()
 
     def _tell_of_room(self) -> None:
         if self._free and len(self._waiting) < self._queue:
             self._has_room.notify_all()
+
+
+def _is_over(job: Job) -> bool:
+    """Whether a frame is finished and nothing of it runs, as far as anybody will hear."""
+    return job.finished_s is not None and (job.has_ended or (job.slot is not None and job.slot.retired))
 
 
 def _fate(job: Job) -> Fate:

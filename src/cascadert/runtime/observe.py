@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from cascadert.runtime.job import Job
 from cascadert.runtime.plan import Plan
@@ -14,17 +14,19 @@ def observations(job: Job, plan: Plan) -> dict[str, Observation]:
     """Return, for each decision that was made on a frame, what was measured around it.
 
     t_f is the longest path of stages before the decision, each with the time it ran: waiting for a stream is not the
-    frame's cost. The busiest stream's total is the period that frames like this one can sustain.
+    frame's cost. t_b(n) is the longest path of those that run because of it. The busiest stream's total, work that was
+    dropped included, is the period that frames like this one can sustain.
     """
     times = job.times
     busy: dict[str, float] = defaultdict(float)
     for piece in job.pieces:
-        busy[piece.stream] += times[piece.name]
+        if piece.end.is_done:
+            busy[piece.stream] += piece.end.milliseconds_since(piece.begin)
     before, busiest = paths_before(plan, times), max(busy.values())
     return {
-        stage: Observation(decision.n, before[stage], times.get(stage, 0.0), busiest)
-        for stage, decision in job.decisions.items()
-        if decision.source is not None
+        stage: Observation(job.decisions[stage].n or 0, before[stage], path_through(plan, times, dependants), busiest)
+        for stage, dependants in plan.dependants.items()
+        if stage in job.decisions and job.decisions[stage].source is not None
     }
 
 
@@ -35,3 +37,13 @@ def paths_before(plan: Plan, times: Mapping[str, float]) -> dict[str, float]:
         paths = (before[name] + times.get(name, 0.0) for name in stage.producers)
         before[stage.name] = max(paths, default=times.get("upload", 0.0))
     return before
+
+
+def path_through(plan: Plan, times: Mapping[str, float], stages: Collection[str]) -> float:
+    """Return the longest path that passes through some stages alone."""
+    until: dict[str, float] = {}
+    for stage in plan.stages:
+        if stage.name in stages:
+            paths = (until[name] for name in stage.producers if name in until)
+            until[stage.name] = max(paths, default=0.0) + times.get(stage.name, 0.0)
+    return max(until.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -32,6 +33,9 @@ class RuntimeOptions:
             and count it. That is for sources with a rate of their own: a burst is faster than the thread that begins
             frames, and leaves the last of it.
         timeout_s: after how long without any progress a stage counts as hung; none: never.
+        deadline_ms: from submission, for each frame that has none of its own; none: no deadline. The result is then the
+            labels of the last stage that has finished (anytime inference); the rest is given up. Frames with a deadline
+            are queued stage by stage, since what is queued cannot be taken back.
         tensors: outputs to keep of each frame beside the labels, as `stage.output`; "all" of them.
         device_labels: leave a copy of the labels on the device (`Result.device_labels`).
         device: "auto", "host", or for engines "cuda", "cuda-core" or "pycuda".
@@ -47,6 +51,7 @@ class RuntimeOptions:
     queue: int = 1
     overflow: Overflow = "wait"
     timeout_s: float | None = 120.0
+    deadline_ms: float | None = None
     tensors: tuple[str, ...] | Literal["all"] = ()
     device_labels: bool = False
     device: str = "auto"
@@ -67,6 +72,17 @@ class RuntimeOptions:
             raise InvalidRequest("pin", "is asked for in serial mode", "every stage has all cores there: leave it out")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise InvalidRequest("timeout_s", f"is {self.timeout_s}", "give seconds above 0, or none")
+        check_deadline(self.deadline_ms)
+
+
+def check_deadline(deadline_ms: float | None) -> None:
+    """Check that a deadline is one.
+
+    Raises:
+        InvalidRequest: it is not above 0.
+    """
+    if deadline_ms is not None and not 0 < deadline_ms < math.inf:
+        raise InvalidRequest("deadline_ms", f"is {deadline_ms}", "give milliseconds above 0, or none")
 
 
 def kept_tensors(plan: Plan, options: RuntimeOptions) -> frozenset[str]:

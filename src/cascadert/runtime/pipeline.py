@@ -1,9 +1,10 @@
 """`Pipeline`: frames go in, labels come out in order, and stages of several frames run side by side.
 
 Ownership: `submit` copies a frame of the host before it returns, so the caller may use that memory again at once; a
-frame in device memory is borrowed until its result is out. Results are the caller's. Threads: `submit`, `next`,
-`set_policy`, `counts` and `close` may be called from any thread, also at the same time; results come in the order of
-tickets.
+frame in device memory is borrowed until its result is out. Stages that a deadline gave up may read it for longer: the
+pipeline keeps its reference until they have ended, and since what they make is dropped, the caller may write to the
+memory, but not free it behind the reference's back. Results are the caller's. Threads: `submit`, `next`, `set_policy`,
+`counts` and `close` may be called from any thread, also at the same time; results come in the order of tickets.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from cascadert.bundle import BundleManifest
 from cascadert.device import Device
 from cascadert.errors import CascadertError, InvalidRequest, NoResultYet
 from cascadert.executable import Executable
+from cascadert.runtime.deadlines import Now
+from cascadert.runtime.decisions import Decisions
+from cascadert.runtime.dispatch import rows_of
 from cascadert.runtime.feed import feed
 from cascadert.runtime.job import Job
 from cascadert.runtime.lanes import make_lanes
 from cascadert.runtime.ledger import Deadline, Ledger, closed_error
-from cascadert.runtime.options import RuntimeOptions, kept_tensors
-from cascadert.runtime.plan import make_plan
+from cascadert.runtime.options import RuntimeOptions, check_deadline, kept_tensors
+from cascadert.runtime.plan import make_plan, producer
 from cascadert.runtime.planes import sort_planes
 from cascadert.runtime.results import NO_POLICIES, Array, Counts, Planes, Policies, Result, Submission, Ticket
 from cascadert.runtime.scheduler import Scheduler
-from cascadert.runtime.selection import Decider
 from cascadert.runtime.slots import Staging, allocate_slots, allocate_staging
 from cascadert.spec import FrameRatePolicy, LatencyPolicy, SelectPolicy, ThresholdPolicy, TopKPolicy
 
@@ -49,6 +52,7 @@ class Pipeline:
         device: where they run; the pipeline closes it.
         options: see `RuntimeOptions`.
         cpus: the cores of each stage's stream, where they are to be held apart.
+        now: the clock in seconds that deadlines and latencies are read from.
 
     Raises:
         InvalidRequest: options that do not fit the manifest.
@@ -56,10 +60,12 @@ class Pipeline:
 
     def __init__(
         self, manifest: BundleManifest, executables: Mapping[str, Executable], device: Device,
-        options: RuntimeOptions = RuntimeOptions(), cpus: Mapping[str, frozenset[int]] = MappingProxyType({}),
+        options: RuntimeOptions = RuntimeOptions(), cpus: Mapping[str, frozenset[int]] = MappingProxyType({}), *,
+        now: Now = time.perf_counter,
     ) -> None:  # fmt: skip
         self.manifest, self.device, self.options, self.plan = manifest, device, options, make_plan(manifest)
-        self._executables = executables
+        self._executables, self._now = executables, now
+        self._decisions = Decisions(self.plan, executables, self.blocks, options.costs)
         self._kept = kept_tensors(self.plan, options)
         self._policies: dict[str, SelectPolicy] = {
             stage.name: stage.select.policy for stage in manifest.stages if stage.select is not None
@@ -67,7 +73,7 @@ class Pipeline:
         self.slots = 1 if options.mode == "serial" else options.slots or self.plan.depth + 1
         room = self.slots + _READMITTED
         stagings = allocate_staging(self.plan, device, room + options.queue, self._kept)
-        self._ledger = Ledger(stagings, room, options.queue, options.overflow)
+        self._ledger = Ledger(stagings, room, options.queue, options.overflow, now)
         self._submitting, self._submitted = threading.Lock(), 0
         self.stream_in_use = threading.Lock()
         self._closing = threading.Lock()
@@ -75,15 +81,9 @@ class Pipeline:
         self._lanes = make_lanes(self.plan, device, options.mode, cpus)
         self._scheduler = Scheduler(
             self.plan, executables, device, self._lanes, allocate_slots(self.plan, device, self.slots),
-            self._deciders(), kept=self._kept, on_device=options.device_labels, timeout_s=options.timeout_s,
-            take=self._ledger.take, finished=self._finished,
+            self._decisions, self._ledger, kept=self._kept, on_device=options.device_labels,
+            timeout_s=options.timeout_s, now=now,
         )  # fmt: skip
-
-    def _deciders(self) -> dict[str, Decider]:
-        return {
-            stage: Decider(self.blocks, self.options.costs.get(stage), self._executables[stage].blocks)
-            for stage in self._policies
-        }
 
     @property
     def blocks(self) -> int:
@@ -91,8 +91,8 @@ class Pipeline:
         return self.manifest.spec.blocks
 
     def refined(self, stage: str, n: int) -> int:
-        """Return how many blocks a stage refines where a decision says n (1 and up); see `Executable.blocks`."""
-        return self._executables[stage].blocks(n)
+        """Return how many blocks a stage refines where its decision says n (1 and up); see `Decisions.rounded`."""
+        return self._decisions.rounded(stage, n)
 
     @property
     def counts(self) -> Counts:
@@ -115,7 +115,7 @@ class Pipeline:
 
     def submit(
         self, frame: Planes, timestamp_s: float | None = None, *, policies: Policies = NO_POLICIES,
-        context: Any = None, timeout_s: float | None = None,
+        context: Any = None, deadline_ms: float | None = None, timeout_s: float | None = None,
     ) -> Ticket:  # fmt: skip
         """Hand over a frame. Waits while there is no room, or drops the oldest frame that waits, as the options say.
 
@@ -125,17 +125,21 @@ class Pipeline:
             timestamp_s: the caller's; comes back in the ticket.
             policies: decisions for this frame alone, by stage.
             context: anything; comes back in the ticket.
+            deadline_ms: when the result is wanted, from now on; none: as the options say.
             timeout_s: how long to wait for room; none: for as long as it takes.
 
         Raises:
             InvalidRequest: a frame of another size or type, a policy for a stage that makes no decision, or a pipeline
-                that is closed.
+                that is closed; a deadline that is none.
             NoResultYet: no room within the time.
             PipelineBroken: a stage hangs.
         """
         host, foreign = sort_planes(frame, self.plan, self.device)
         chosen = self._with_policies(policies)
-        submitted_s, deadline = time.perf_counter(), Deadline(timeout_s)
+        check_deadline(deadline_ms)
+        submitted_s, deadline = self._now(), Deadline(timeout_s)
+        deadline_ms = self.options.deadline_ms if deadline_ms is None else deadline_ms
+        due_s = None if deadline_ms is None else submitted_s + deadline_ms / 1e3
         if not self._submitting.acquire(timeout=-1 if deadline.left_s is None else deadline.left_s):
             found = f"others have waited for room for {timeout_s:g} s"
             raise NoResultYet("submit", found, "take results with next, or allow more time")
@@ -143,7 +147,7 @@ class Pipeline:
             staging = self._reserve(host, deadline)
             ticket = Ticket(self._submitted, timestamp_s, context)
             self._submitted += 1
-            self._ledger.enter(Job(ticket, staging, chosen, foreign, list(self.plan.stages), submitted_s))
+            self._ledger.enter(Job(ticket, staging, chosen, foreign, list(self.plan.stages), submitted_s, due_s))
         finally:
             self._submitting.release()
         self._scheduler.nudge()
@@ -258,11 +262,6 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _finished(self, job: Job) -> None:
-        if self._scheduler.broken is not None:
-            self._ledger.close(self._scheduler.broken)
-        self._ledger.finished(job)
-
     def deliver(self, job: Job) -> Result:
         """Make a frame's result, or raise its failure; either way it leaves."""
         try:
@@ -278,16 +277,19 @@ class Pipeline:
 
     def _result(self, job: Job) -> Result:
         assert job.finished_s is not None
-        ran = {run.stage for run in job.runs if run.n != 0}
+        ran = {run.stage for run in job.runs if run.outcome == "ran"}
+        kept = [name for name in self._kept if producer(name) in ran]
         return Result(
             labels=job.host(self.plan.labels).copy(),
             runs=job.runs,
-            tensors=MappingProxyType({name: job.host(name).copy() for name in self._kept if name.split(".")[0] in ran}),
+            tensors=MappingProxyType({name: _rows(job.host(name), rows_of(self.plan, job, name)) for name in kept}),
             latency_ms=(job.finished_s - job.submitted_s) * 1e3,
             ticket=job.ticket,
             spans=job.spans,
             dropped=job.dropped,
             device_labels=job.device_labels,
+            labels_from=producer(job.labels),
+            expired=job.is_expired,
         )
 
     def _with_policies(self, policies: Policies) -> dict[str, SelectPolicy]:
@@ -309,3 +311,8 @@ class Pipeline:
         if self.counts.in_flight:
             found = f"{self.counts.in_flight} frames are in flight"
             raise InvalidRequest(verb, found, "take their results with next, or give_up")
+
+
+def _rows(array: Array, n: int | None) -> Array:
+    copy: Array = (array if n is None else array[:n]).copy()
+    return copy

@@ -76,9 +76,10 @@ def _asked(options: RuntimeOptions, names: Sequence[str]) -> dict[str, int]:
 
 
 def _macs(manifest: BundleManifest, stage: StageEntry) -> float:
-    """Return the work that is expected of a stage on a frame."""
+    """Return the work that is expected of a stage on a frame; none of one that has no network."""
     blocks = manifest.spec.blocks
-    return float(stage.network.macs) * (1 if stage.select is None else max(1.0, blocks * _REFINED))
+    by_block = stage.select is not None and any(entry.prefix for entry in stage.inputs)
+    return float(stage.network.macs) * (max(1.0, blocks * _REFINED) if by_block else 1)
 
 
 def _apart(threads: Mapping[str, int], cores: Sequence[int]) -> dict[str, frozenset[int]]:

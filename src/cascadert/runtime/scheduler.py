@@ -1,7 +1,8 @@
 """The thread that queues work: every stage of every frame as soon as its inputs are queued and its n is known.
 
 It reads the plan and knows no system. What it waits for are messages: a frame, the end of a piece of work, a result
-that was taken. Nothing here waits for a device; a decision that needs scores is made when their stage reports.
+that was taken; and deadlines. Nothing here waits for a device; a decision that needs scores is made when their stage
+reports.
 """
 
 from __future__ import annotations
@@ -10,41 +11,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from cascadert.device import Device, Event, Stream
+from cascadert.device import Device
 from cascadert.errors import CascadertError, ExecutionError, FrameCancelled, PipelineBroken, StageTimeout
 from cascadert.executable import Executable
-from cascadert.runtime.job import Decision, Job, Piece, stage_runs
+from cascadert.runtime.account import Clock, spans, stage_runs
+from cascadert.runtime.deadlines import Deadlines, Now, cut_short
+from cascadert.runtime.decisions import Decisions
+from cascadert.runtime.dispatch import Dispatcher
+from cascadert.runtime.job import Decision, Job, Piece
 from cascadert.runtime.lanes import Lanes
-from cascadert.runtime.observe import observations
+from cascadert.runtime.ledger import Ledger
+from cascadert.runtime.patience import Patience
 from cascadert.runtime.plan import Plan, StagePlan
-from cascadert.runtime.results import Span
-from cascadert.runtime.selection import Decider
 from cascadert.runtime.slots import Slot
-
-_IDLE_S = 0.5  # how often a scheduler with frames in flight looks whether something hangs, at least
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A moment on the device and on the host: where spans count from."""
-
-    event: Event
-    seconds: float
-
-    def on_device(self, event: Event) -> float:
-        """Milliseconds since then of an event that happened."""
-        return event.milliseconds_since(self.event)
-
-    def on_host(self, seconds: float) -> float:
-        """Milliseconds since then of a reading of `time.perf_counter`."""
-        return (seconds - self.seconds) * 1e3
 
 
 class Scheduler:
@@ -56,30 +41,31 @@ class Scheduler:
         device: makes copies.
         lanes: the streams.
         slots: memory for frames in flight; all that are equal may be used at once.
-        deciders: the decision before each stage that has one.
+        decisions: whether a stage runs, and on how many blocks.
+        ledger: gives frames to begin, and is told which are finished.
+        kept: tensors to bring home beside the labels.
+        on_device: whether to leave a copy of the labels on the device.
         timeout_s: after how long without any progress a stage counts as hung.
-        take: returns the next frame to begin, if there is one and room for it (or without asking for room).
-        finished: called with every frame that is finished.
+        now: the clock of deadlines.
     """
 
     def __init__(
         self, plan: Plan, executables: Mapping[str, Executable], device: Device, lanes: Lanes, slots: list[Slot],
-        deciders: Mapping[str, Decider], *, kept: frozenset[str], on_device: bool, timeout_s: float | None,
-        take: Callable[[bool], Job | None], finished: Callable[[Job], None],
+        decisions: Decisions, ledger: Ledger, *, kept: frozenset[str], on_device: bool, timeout_s: float | None,
+        now: Now = time.perf_counter,
     ) -> None:  # fmt: skip
-        self._plan, self._executables, self._device, self._lanes = plan, executables, device, lanes
-        self._slots, self._deciders, self._kept, self._on_device = deque(slots), deciders, kept, on_device
-        self._timeout_s, self._take, self._finished = timeout_s, take, finished
+        self._plan, self._device, self._lanes, self._slots = plan, device, lanes, deque(slots)
+        self._decisions, self._ledger = decisions, ledger
+        self._dispatcher = Dispatcher(
+            plan, executables, device, lanes, kept=kept, on_device=on_device, report=self._report
+        )
+        self._deadlines, self._patience = Deadlines(now), Patience(timeout_s)
         self._occupants: dict[int, Job] = {}
         self._running: dict[int, Job] = {}
         self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._patience_s = _IDLE_S if timeout_s is None else min(_IDLE_S, timeout_s / 4)
-        self._looked_s, self._waited_s = time.perf_counter(), 0.0
         self._is_nudged = False
         self.broken: CascadertError | None = None
-        epoch = lanes.upload.record()
-        epoch.synchronize()
-        self.clock = Clock(epoch, time.perf_counter())
+        self._clock = Clock.start(lanes.upload)
         self._thread = threading.Thread(target=self._run, name="cascadert-scheduler", daemon=True)
         self._thread.start()
 
@@ -106,13 +92,14 @@ class Scheduler:
     def _handle_messages(self) -> None:
         while True:
             try:
-                message = self._mailbox.get(timeout=self._patience_s)
+                message = self._mailbox.get(timeout=max(0.0, min(self._patience.look_every_s, self._deadlines.left_s)))
             except Empty:
                 message = _nothing
             if message is None:
                 return
             try:
                 message()
+                self._keep_deadlines()
                 self._look_for_hung_stages()
             except Exception as error:
                 found = f"failed with {error!r}"
@@ -130,266 +117,199 @@ class Scheduler:
         if self.broken is not None:
             self._refuse_waiting(self.broken)  # they came in while it broke
         while self.broken is None and self._is_open(self._slots[0]):
-            job = self._take(False)
+            job = self._ledger.take(False)
             if job is None:
                 return
             slot = self._slots[0]
             self._slots.rotate(-1)
-            self._waited_s = 0.0
+            self._patience.renew()
             job.slot = slot
             self._occupants[id(slot)] = self._running[job.ticket.number] = job
-            self._guarded(job, "upload", self._upload)
+            self._deadlines.watch(job)
+            self._guarded(job, "the upload", self._dispatcher.upload)
             self._advance(job)
 
     def _is_open(self, slot: Slot) -> bool:
         occupant = self._occupants.get(id(slot))
         return occupant is None or occupant.is_queued
 
-    def _upload(self, job: Job) -> None:
-        """Bring the frame to the device; where memory is shared it is there already."""
-        assert job.slot is not None
-        if not job.foreign and self._device.unified:
-            return
-        stream, names = self._lanes.upload, list(self._plan.planes)
-        for event in job.slot.before_writing(names, stream):
-            stream.wait(event)
-        begin = stream.begin()
-        try:
-            for name in names:
-                source = job.staging.planes[name]
-                if name in job.foreign:
-                    source = self._device.import_array(job.foreign[name], stream)
-                if self._device.unified:
-                    job.imported[name] = source
-                else:
-                    self._device.copy(source, job.slot.buffers[name], stream)
-        finally:
-            end = stream.record()
-            if self._device.unified:
-                job.ready = (end,)
-            else:
-                job.slot.writing(names, stream, end)
-            self._await(job, Piece("upload", stream.name, begin, end), stream)
-
     def _advance(self, job: Job) -> None:
         """Queue or skip every stage whose inputs are queued and whose n is known; then the way home."""
+        if job.is_overdue and not job.is_queued:
+            cut_short(job, self._plan)
         for stage in tuple(job.remaining):
-            if job.error is None and stage.producers <= job.handled:
-                self._guarded(job, stage.name, self._handle, stage)
+            if job.error is None:
+                self._guarded(job, stage.subject, self._handle, stage)
         if job.error is not None:
             job.remaining.clear()
-        if not job.remaining and not job.is_queued:
+        if not job.remaining and not job.is_queued and not (job.deadline_s is not None and job.is_awaited):
             if job.error is None:
-                self._guarded(job, "download", self._download)
+                self._guarded(job, "the download", self._dispatcher.bring_home)
             job.is_queued = True
             self._admit()
-        if job.is_queued and not job.outstanding:
+        if job.is_queued and not job.is_awaited:
             self._finish(job)
 
-    def _guarded(self, job: Job, name: str, step: Callable[..., None], *given: Any) -> None:
-        """Let what a step raises be the failure of its frame; `name` is the stage or copy at fault."""
+    def _guarded(self, job: Job, subject: str, step: Callable[..., None], *given: Any) -> None:
+        """Let what a step raises be the failure of its frame; `subject` is the stage or copy at fault."""
         try:
             step(job, *given)
         except Exception as error:
-            job.error = job.error or self._as_failure(name, error)
+            job.error = job.error or _as_failure(subject, error)
 
     def _finish(self, job: Job) -> None:
-        if self._running.pop(job.ticket.number, None) is None:
+        """Hand out the result; and what the frame holds, once nothing runs of it: not even what was dropped."""
+        if job.ticket.number not in self._running:
             return  # it was given up before
-        assert job.slot is not None
-        if job.error is None:
-            self._guarded(job, "measurement", self._evaluate)
-        if not job.slot.retired:  # nothing runs any more: what the caller lent goes back
-            job.foreign, job.imported = {}, {}
-            if self._occupants.get(id(job.slot)) is job:
-                del self._occupants[id(job.slot)]
-        self._finished(job)
+        has_ended = all(piece.has_ended for piece in job.pieces)
+        if has_ended:
+            self._let_go(job)
+        if not job.is_finished:
+            job.is_finished = True
+            if job.error is None:
+                self._guarded(job, "the measurement", self._evaluate)
+            self._ledger.finished(job)
+        if has_ended:
+            self._ledger.ended(job)
         self._admit()
 
+    def _let_go(self, job: Job) -> None:
+        """Forget a frame; what the caller lent goes back."""
+        del self._running[job.ticket.number]
+        job.foreign, job.imported = {}, {}
+        if self._occupants.get(id(job.slot)) is job:
+            del self._occupants[id(job.slot)]
+
     def _evaluate(self, job: Job) -> None:
-        job.runs, job.spans = stage_runs(job, self._plan), self._spans(job)
-        if any(self._deciders[stage].learns(job.policies[stage]) for stage in job.decisions):
-            for stage, seen in observations(job, self._plan).items():
-                self._deciders[stage].observe(seen)
+        job.runs, job.spans = stage_runs(job, self._plan), spans(job, self._clock)
+        self._decisions.learn(job)
 
     # Stages
 
     def _handle(self, job: Job, stage: StagePlan) -> None:
-        n = None
-        if stage.entry.select is not None:
-            decision = self._decide(job, stage)
-            if decision is None:
-                return  # its scores have not arrived
-            job.decisions[stage.name], n = decision, decision.n
+        readable = job.readable
+        decision = self._decisions.of(job, stage) if stage.producers <= readable else None
+        if decision is not None:
+            self._settle(job, stage, decision)
+        elif self._is_worth_a_guess(job, stage) and stage.sources <= readable and not job.lacks(stage):
+            self._guess(job, stage)
+
+    def _settle(self, job: Job, stage: StagePlan, decision: Decision) -> None:
+        """Queue a stage that is certain to run, if it was not queued before, or skip it."""
         job.remaining.remove(stage)
-        job.handled.add(stage.name)
-        if n == 0:
-            for output in stage.entry.outputs:
-                stand_in = output.when_skipped
-                job.owners[f"{stage.name}.{output.name}"] = None if stand_in is None else job.owner(stand_in)
-        else:
-            self._queue_stage(job, stage, n)
+        job.decisions[stage.name] = decision
+        is_guessed, failure = stage.name in job.guesses, job.guesses.pop(stage.name, None)
+        if decision.n == 0:
+            job.skip(stage)
+        elif not is_guessed:
+            self._dispatcher.run(job, stage, decision.n)
+            self._patience.renew()
+        elif failure is not None:
+            raise failure
 
-    def _decide(self, job: Job, stage: StagePlan) -> Decision | None:
-        select = stage.entry.select
-        assert select is not None
-        scores, order = job.owner(select.scores), job.owner(select.order)
-        if scores is None or order is None:
-            return Decision(0)
-        decider, policy = self._deciders[stage.name], job.policies[stage.name]
-        started = time.perf_counter()
-        n = decider.without_scores(policy, self._candidates(job, scores))
-        if n is None:
-            if scores not in job.arrived:
-                return None
-            n = decider.choose(policy, job.host(scores))
-        n = self._executables[stage.name].blocks(n) if n else 0
-        ended = time.perf_counter()
-        name, clock = f"decide {stage.name}", self.clock
-        job.host_spans.append(Span(name, "host", clock.on_host(started), clock.on_host(ended), n))
-        return Decision(n, scores, order, decider.predicted_ms(n), decider.theta)
+    def _is_worth_a_guess(self, job: Job, stage: StagePlan) -> bool:
+        """Whether to queue a stage before it is decided about. On one stream it would hold up what is certain."""
+        is_free = stage.name not in job.guesses and not job.is_overdue
+        return stage.entry.speculative and self._lanes.side_by_side and is_free
 
-    def _candidates(self, job: Job, scores: str) -> int:
-        """How many blocks have a score: all of them, or those that the stage refined which made the scores."""
-        decision = job.decisions.get(scores.split(".", 1)[0])
-        return self._plan.tensors[scores].shape[0] if decision is None else decision.n
-
-    def _queue_stage(self, job: Job, stage: StagePlan, n: int | None) -> None:
-        assert job.slot is not None
-        stream, slot, executable = self._lanes.stages[stage.name], job.slot, self._executables[stage.name]
-        reads = [self._present(job, stage.name, source) for source in stage.reads] if job.owners else stage.reads
-        bindings = {name: slot.buffers[tensor] for name, tensor in stage.outputs}
-        for entry, tensor in zip(stage.entry.inputs, reads, strict=True):
-            buffer = job.buffer(tensor)
-            bindings[entry.name] = buffer.prefix(n or 0) if entry.prefix else buffer
-        for event in slot.before_writing(stage.writes, stream):
-            stream.wait(event)
-        begin = stream.begin([*job.ready, *slot.before_reading(reads, stream)])
+    def _guess(self, job: Job, stage: StagePlan) -> None:
+        """Queue a stage that may be skipped yet. Nothing is queued behind it before it is certain."""
+        job.guesses[stage.name] = None
         try:
-            executable.enqueue(bindings, stream)
-        finally:  # what was queued before it failed runs, and the frame is not finished before
-            end = stream.record()
-            slot.reading(reads, stream, end)
-            slot.writing(stage.writes, stream, end)
-            try:
-                for name in self._plan.decision_tensors.intersection(stage.writes):
-                    self._device.copy(slot.buffers[name], job.staging.results[name], stream)
-            finally:
-                self._await(job, Piece(stage.name, stream.name, begin, end, n), stream, stage)
-
-    def _present(self, job: Job, name: str, source: str) -> str:
-        owner = job.owner(source)
-        if owner is None:
-            found = f"reads {source}, which was skipped and which nothing stands for"
-            raise ExecutionError(self._subject(name), found, "give that output a when_skipped, and export anew")
-        return owner
-
-    def _download(self, job: Job) -> None:
-        """Bring home the labels and what else is to be kept."""
-        assert job.slot is not None
-        labels = self._present(job, "download", self._plan.labels)
-        ran = {piece.name for piece in job.pieces}
-        kept = [name for name in self._kept if name.split(".", 1)[0] in ran and name != self._plan.labels]
-        stream, slot, results = self._lanes.download, job.slot, job.staging.results
-        begin = stream.begin(slot.before_reading([labels, *kept], stream))
-        try:
-            self._device.copy(slot.buffers[labels], results[self._plan.labels], stream)
-            for name in kept:
-                self._device.copy(slot.buffers[name], results[name], stream)
-            if self._on_device:
-                source = slot.buffers[labels]
-                job.device_labels = self._device.allocate(source.shape, source.dtype)
-                self._device.copy(source, job.device_labels, stream)
-        finally:
-            end = stream.record()
-            slot.reading([labels, *kept], stream, end)
-            self._await(job, Piece("download", stream.name, begin, end), stream)
+            self._dispatcher.run(job, stage, 1)
+        except Exception as error:  # it concerns the frame if the stage does
+            job.guesses[stage.name] = error
+        self._patience.renew()
 
     # What streams report
 
-    def _await(self, job: Job, piece: Piece, stream: Stream, stage: StagePlan | None = None) -> None:
-        job.pieces.append(piece)
-        job.outstanding += 1
-        self._waited_s = 0.0
-        mailbox, heard = self._mailbox, partial(self._heard, job, piece, stage)
-        stream.notify(lambda error: mailbox.put(partial(heard, error)))
+    def _report(self, job: Job, piece: Piece, error: BaseException | None) -> None:
+        self._mailbox.put(partial(self._heard, job, piece, error))
 
-    def _heard(self, job: Job, piece: Piece, stage: StagePlan | None, error: BaseException | None) -> None:
-        """A piece of work has ended: of a stage, or a copy."""
-        self._waited_s = 0.0
-        job.outstanding -= 1
-        if error is not None and job.error is None:
-            job.error = self._as_failure(_origin(job, piece, error).name, error)
-        if stage is not None and error is None:
-            arrived = [name for name in stage.writes if name in self._plan.decision_tensors]
+    def _heard(self, job: Job, piece: Piece, error: BaseException | None) -> None:
+        """A piece of work has ended."""
+        self._patience.renew()
+        piece.has_ended = True
+        if piece.stage is not None and error is None:
+            arrived = self._plan.decision_tensors.intersection(piece.stage.writes)
             job.arrived.update(arrived)
-            self._guarded(job, stage.name, _refuse_nan, arrived)
+            error = _find_nan(job, arrived)
+        if error is not None:
+            self._fail(job, piece, error)
         self._advance(job)
 
-    def _spans(self, job: Job) -> tuple[Span, ...]:
-        spans = []
-        for piece in job.pieces:
-            start_ms = self.clock.on_device(piece.begin)
-            spans.append(Span(piece.name, piece.stream, start_ms, start_ms + job.times[piece.name], piece.n))
-        return (*spans, *job.host_spans)
+    def _fail(self, job: Job, piece: Piece, error: BaseException) -> None:
+        """Let the failure of a piece of work be that of its frame, unless what it makes does not count."""
+        if piece.name in job.guesses:
+            job.guesses[piece.name] = job.guesses[piece.name] or error
+        elif not piece.is_dropped and job.error is None:
+            job.error = _as_failure(_origin(job, piece, error).subject, error)
 
-    # What goes wrong
+    # Time
+
+    def _keep_deadlines(self) -> None:
+        for job in self._deadlines.passed():
+            job.is_overdue = True
+            self._advance(job)
 
     def _look_for_hung_stages(self) -> None:
-        now = time.perf_counter()
-        self._waited_s += min(now - self._looked_s, self._patience_s)  # a process that was stopped has not waited
-        self._looked_s = now
-        if self._timeout_s is None or not self._running or self.broken is not None or self._waited_s < self._timeout_s:
+        if not self._patience.is_over() or not self._running or self.broken is not None:
             return
         job, piece = next(
             ((job, piece) for job in self._running.values() for piece in job.pieces if piece.is_running),
             (next(iter(self._running.values())), None),
         )
-        name = "the device" if piece is None else self._subject(piece.name)
-        found = f"has not finished frame {job.ticket.number} after {self._waited_s:.3g} s"
+        name = "the device" if piece is None else piece.subject
+        found = f"has not finished frame {job.ticket.number} after {self._patience.waited_s:.3g} s"
         remedy = "find out why it hangs, or raise timeout_s if it is only slow"
-        job.error = StageTimeout(name, found, remedy)
+        if not job.is_finished:
+            job.error = StageTimeout(name, found, remedy)
         self._break(PipelineBroken("pipeline", f"is broken: {name} {found}", "open a new one"), None)
 
+    # What goes wrong
+
     def _break(self, error: CascadertError, cause: BaseException | None) -> None:
-        """Fail every frame, and take no more."""
+        """Fail every frame that is not finished, and take no more. The memory that work may touch is left to it."""
         error.__cause__ = cause
         self.broken = self.broken or error
-        for job in list(self._running.values()):
+        self._ledger.close(self.broken)
+        running, self._running = self._running, {}
+        for job in running.values():
             if job.slot is not None:
                 job.slot.retired = True
-            job.error = job.error or error.again()
             job.remaining.clear()
-            self._finish(job)
+            if not job.is_finished:
+                job.is_finished = True
+                job.error = job.error or error.again()
+                self._ledger.finished(job)
         self._refuse_waiting(error)
 
     def _refuse_waiting(self, error: CascadertError) -> None:
-        while (waiting := self._take(True)) is not None:
+        while (waiting := self._ledger.take(True)) is not None:
             waiting.error = error.again()
-            self._finished(waiting)
+            self._ledger.finished(waiting)
+            self._ledger.ended(waiting)
 
     def _cancel_running(self, before: int) -> None:
-        for job in [job for job in self._running.values() if job.ticket.number < before]:
+        for job in [job for job in self._running.values() if job.ticket.number < before and not job.is_finished]:
             number = job.ticket.number
             job.error = job.error or FrameCancelled(
                 f"frame {number}", "was given up before it was finished", "submit it again"
             )
             self._advance(job)
 
-    def _subject(self, name: str) -> str:
-        return f"stage '{name}'" if name in self._executables else f"the {name}"
-
-    def _as_failure(self, name: str, error: BaseException) -> CascadertError:
-        """Return an error of ours; what else a backend raises is named with its stage or copy, and is the cause."""
-        if isinstance(error, CascadertError):
-            return error
-        failure = ExecutionError(self._subject(name), f"failed with {error!r}", "see its cause")
-        failure.__cause__ = error
-        return failure
-
 
 def _nothing() -> None:
     """Say nothing: no message came."""
+
+
+def _as_failure(subject: str, error: BaseException) -> CascadertError:
+    """Return an error of ours; what else a backend raises is named with its stage or copy, and is the cause."""
+    if isinstance(error, CascadertError):
+        return error
+    failure = ExecutionError(subject, f"failed with {error!r}", "see its cause")
+    failure.__cause__ = error
+    return failure
 
 
 def _origin(job: Job, piece: Piece, error: BaseException) -> Piece:
@@ -397,9 +317,10 @@ def _origin(job: Job, piece: Piece, error: BaseException) -> Piece:
     return next((other for other in job.pieces if other.end.error is error), piece)
 
 
-def _refuse_nan(job: Job, arrived: list[str]) -> None:
+def _find_nan(job: Job, arrived: frozenset[str]) -> CascadertError | None:
     """Where scores hold NaN their order means nothing."""
     for name in arrived:
-        array: Any = job.host(name)
+        array = job.host(name)
         if array.dtype.kind == "f" and np.isnan(array.max()):
-            raise ExecutionError(name, "holds NaN", "check the weights, and the frame")
+            return ExecutionError(name, "holds NaN", "check the weights, and the frame")
+    return None

@@ -32,9 +32,24 @@ from cascadert.runtime.profiling.profile import Profile, ProfileOptions, counts_
 from cascadert.runtime.profiling.profile_file import profile_json, read_profile
 from cascadert.runtime.profiling.report import BenchReport, Memory, Origin
 from cascadert.runtime.profiling.times import Times
+from cascadert.runtime.profiling.trace import trace_events
 from cascadert.runtime.results import Span
 from cascadert.spec import LatencyPolicy, TopKPolicy
-from tests.runtime.plant import BLOCKS, COMPUTE, THREE, TWO, Compute, PlantedStage, frame
+from tests.runtime.exits import CHAIN
+from tests.runtime.plant import (
+    BLOCKS,
+    COMPUTE,
+    FAST,
+    THREE,
+    TWO,
+    Compute,
+    Jitter,
+    PlantedStage,
+    entry,
+    frame,
+    manifest,
+)
+from tests.runtime.wild import Wild
 
 MEMORY = MemoryEntry(weights_bytes=100, activation_bytes=20, activation_bytes_per_block=3)
 FAST_MS, BLOCK_MS = 9.0, 3.0
@@ -160,6 +175,11 @@ class TestProfile:
             pytest.raises(InvalidRequest, match="in overlapped mode; give a serial pipeline"),
         ):
             measure_profile(pipeline, FRAMES)
+        with (
+            opener(TWO_KNOWN)(RuntimeOptions(mode="serial", deadline_ms=9.0)) as pipeline,
+            pytest.raises(InvalidRequest, match="with a deadline of 9 ms on a pipeline in serial mode; give a serial"),
+        ):
+            measure_profile(pipeline, FRAMES)
 
     def test_few_repeats_are_refused(self) -> None:
         with pytest.raises(InvalidRequest, match="repeats: is 4; give 5 or more"):
@@ -168,6 +188,82 @@ class TestProfile:
     def test_on_disk_and_back(self, profile: Profile, tmp_path: Path) -> None:
         (tmp_path / "p.json").write_text(profile_json(TWO_KNOWN, "planted", profile.costs))
         assert read_profile(tmp_path / "p.json", TWO_KNOWN) == profile.costs
+
+
+ROWS = Wild(
+    manifest(
+        FAST,
+        entry("crops", {"frame": "frame", "indices": "fast.order"}, {"rows": None}, ("fast.scores", "fast.order")),
+        entry("fuse", {"rows": "crops.rows"}, {"labels": "fast.labels"}, follows="crops"),
+    ),
+    {"fast": 1, "crops": 1, "fuse": 3},
+)
+
+
+def opening(wild: Wild, ms: float) -> Callable[[RuntimeOptions], Pipeline]:
+    """Opens a planted cascade whose stages take as long, and a millisecond for each block."""
+
+    def opened(options: RuntimeOptions) -> Pipeline:
+        stages = wild.stages(Jitter())
+        for stage in stages.values():
+            stage._compute = lambda inputs, compute=stage._compute: (
+                time.sleep((ms + sum(len(a) for name, a in inputs.items() if name in ("indices", "rows"))) / 1e3),
+                compute(inputs),
+            )[1]
+        return Pipeline(known(wild.manifest), stages, HostDevice(unified=False), options)
+
+    return opened
+
+
+class TestAnyGraph:
+    """Costs around a decision are those of all that runs because of it."""
+
+    def test_stages_that_see_no_blocks(self) -> None:
+        with opening(CHAIN, 4.0)(RuntimeOptions(mode="serial")) as pipeline:
+            assert counts_of(pipeline, "seg2", batching=True) == [1]
+            found = measure_profile(pipeline, FRAMES, QUICK)
+        assert set(found.costs) == {"seg2", "seg3"}
+        for stage, after in (("seg2", "exit2"), ("seg3", "exit3")):
+            ((n, milliseconds),) = found.costs[stage].points
+            assert n == 1
+            assert 8.0 <= milliseconds <= 24.0
+            assert milliseconds == pytest.approx(found.stage_ms(stage, 1) + found.stage_ms(after, None), rel=0.3)
+        assert found.costs["seg2"].before_ms >= 8.0
+
+    def test_rows_that_others_read(self) -> None:
+        with opening(ROWS, 2.0)(RuntimeOptions(mode="serial")) as pipeline:
+            assert counts_of(pipeline, "crops", batching=True) == [3, 6, 8]  # as the stage that follows takes them
+            found = measure_profile(pipeline, FRAMES, QUICK)
+        assert list(found.stages["fuse"]) == list(found.stages["crops"]) == [3, 6, 8]
+        for n, milliseconds in found.costs["crops"].points:
+            assert 2 * (2.0 + n) <= milliseconds
+            assert milliseconds == pytest.approx(found.stage_ms("crops", n) + found.stage_ms("fuse", n), rel=0.3)
+
+    @pytest.mark.parametrize("wild", [CHAIN, ROWS], ids=["chain", "rows"])
+    def test_both_are_benched(self, wild: Wild) -> None:
+        plan = known(wild.manifest)
+        found = bench(plan, opening(wild, 2.0), FRAMES, BenchOptions(rounds=5, profile=ProfileOptions(5, 0)))
+        assert found.same_labels is True
+        predicted = predict_footprint(found.manifest, found.plan, found.slots)
+        report = BenchReport(found, Origin("b", {}, "m", "planted"), Memory(predicted, {}))
+        data = json.loads(report.to_json())
+        assert data["predicted_period_ms"][SERIAL] > data["predicted_period_ms"][OVERLAPPED] > 0
+        assert set(data["costs"]) == set(found.plan.followers)
+        assert json.loads(report.trace_json())["traceEvents"]
+
+    def test_what_was_dropped_refined_nothing(self) -> None:
+        spans = (Span("seg2", "seg2", 0.0, 4.0, 1, dropped=True), Span("download", "download", 5.0, 6.0))
+        passage = Passage(tuple(Traced(i, spans if i else spans[1:], 1.0) for i in range(3)))
+        assert passage.mean_n("seg2") == 0
+        (event,) = [e for e in trace_events(1, "a", passage.frames[1:2], {}) if e["name"] == "seg2"]
+        assert event["args"] == {"frame": 1, "n": 1, "dropped": True}
+
+    def test_arrows_are_of_stages_that_waited_for_their_scores(self) -> None:
+        def arrows(start_ms: float) -> int:
+            spans = (Span("exit1", "exit1", 0.0, 4.0), Span("seg2", "seg2", start_ms, 8.0, 1))
+            return sum(e["ph"] == "s" for e in trace_events(1, "a", [Traced(0, spans, 1.0)], {"seg2": "exit1"}))
+
+        assert (arrows(4.5), arrows(2.0)) == (1, 0)
 
 
 class TestBench:
@@ -247,6 +343,7 @@ class TestBench:
             ({"rounds": 4}, "rounds: is 4; give 5 or more"),
             ({"runtime": RuntimeOptions(mode="serial")}, "runtime of a bench: is serial"),
             ({"runtime": RuntimeOptions(overflow="drop-oldest")}, "overflow drop-oldest"),
+            ({"runtime": RuntimeOptions(deadline_ms=5.0)}, r"deadline 5\.0; give one that is overlapped and waits"),
         ],
     )
     def test_wrong_options(self, options: dict, message: str) -> None:

@@ -42,7 +42,7 @@ class BenchOptions:
         profile: how costs are measured.
 
     Raises:
-        InvalidRequest: fewer rounds, or a runtime that is not overlapped or drops frames.
+        InvalidRequest: fewer rounds, or a runtime that is not overlapped, drops frames or has a deadline.
     """
 
     runtime: RuntimeOptions = RuntimeOptions()
@@ -54,10 +54,11 @@ class BenchOptions:
     def __post_init__(self) -> None:
         if self.rounds < LEAST_ROUNDS:
             raise InvalidRequest("rounds", f"is {self.rounds}", f"give {LEAST_ROUNDS} or more: medians need them")
-        if self.runtime.mode != "overlapped" or self.runtime.overflow != "wait":
-            found = f"is {self.runtime.mode}, overflow {self.runtime.overflow}"
+        mode, overflow, deadline_ms = self.runtime.mode, self.runtime.overflow, self.runtime.deadline_ms
+        if mode != "overlapped" or overflow != "wait" or deadline_ms is not None:
+            found = f"is {mode}, overflow {overflow}, deadline {deadline_ms}"
             raise InvalidRequest(
-                "runtime of a bench", found, "give one that is overlapped and waits: frames are paired"
+                "runtime of a bench", found, "give one that is overlapped and waits for all: frames are paired"
             )
 
 

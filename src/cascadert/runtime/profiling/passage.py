@@ -86,7 +86,7 @@ class Passage:
     def mean_n(self, stage: str) -> float:
         """Return the mean number of blocks that a stage refined."""
         found = (frame.by_name.get(stage) for frame in self.frames)
-        return sum(span.n or 0 for span in found if span is not None) / len(self.frames)
+        return sum(span.n or 0 for span in found if span is not None and not span.dropped) / len(self.frames)
 
     def _clipped(self, named: Iterable[tuple[str, Span]]) -> dict[str, float]:
         start, end = self.window

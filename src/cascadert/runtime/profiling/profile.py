@@ -15,7 +15,7 @@ from statistics import median
 from cascadert.bundle import BundleManifest
 from cascadert.errors import ExecutionError, InvalidRequest
 from cascadert.runtime.costs import StageCosts
-from cascadert.runtime.observe import paths_before
+from cascadert.runtime.observe import path_through, paths_before
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.pipeline import Pipeline
 from cascadert.runtime.placement import place
@@ -27,7 +27,7 @@ from cascadert.spec import FrameRatePolicy, LatencyPolicy, TopKPolicy
 LEAST_REPEATS = 5
 BATCHED = 8  # t_b(n) / n is measured for every n up to this
 WHOLE = None
-"""In the place of n: a stage that sees whole frames."""
+"""In the place of n: a stage that runs on every frame."""
 
 Progress = Callable[[int, int], None]
 """Called with measurements done and measurements in all."""
@@ -62,12 +62,12 @@ class Profile:
     """What was measured, in milliseconds.
 
     Attributes:
-        stages: for each stage and n (`WHOLE` for one that sees whole frames).
+        stages: for each stage and n (`WHOLE` for one that runs on every frame).
         copies: "upload" and "download", as far as the device makes them.
         submit: the caller's share of a frame: checking and copying it.
         decide: making the decision before each stage.
         hand_over: from the end of the stage that scores until the one that refines begins, the decision included.
-        costs: what decisions need to know, by stage.
+        costs: what decisions need to know, by stage; t_b(n) includes the stages that run only if that one does.
     """
 
     stages: Mapping[str, Mapping[int | None, Times]]
@@ -81,7 +81,7 @@ class Profile:
         """Return the time of a stage on a frame, interpolated where n was not measured."""
         if n is WHOLE:
             return self.stages[stage][WHOLE].median
-        return self.costs[stage].refine_ms(n)
+        return _costs(0.0, self.stages[stage]).refine_ms(n)
 
     @property
     def copies_ms(self) -> float:
@@ -116,9 +116,11 @@ def measure_profile(
         InvalidRequest: an overlapped pipeline, or no frame.
         ExecutionError: a stage failed.
     """
-    if pipeline.options.mode != "serial" or not frames:
-        found = f"was asked of {len(frames)} frame(s) on a pipeline in {pipeline.options.mode} mode"
-        raise InvalidRequest("a profile", found, "give a serial pipeline and at least one frame")
+    mode, deadline_ms = pipeline.options.mode, pipeline.options.deadline_ms
+    if mode != "serial" or deadline_ms is not None or not frames:
+        limit = "no deadline" if deadline_ms is None else f"a deadline of {deadline_ms:g} ms"
+        found = f"was asked of {len(frames)} frame(s) with {limit} on a pipeline in {mode} mode"
+        raise InvalidRequest("a profile", found, "give a serial pipeline without a deadline and at least one frame")
     settings: list[tuple[Policies, bool]] = [(_untimed(pipeline, policies or {}), True)]
     settings += [(setting, False) for setting in _settings(pipeline, options)]
     shots = []
@@ -136,7 +138,7 @@ def measure_profile(
 def profiling_options(manifest: BundleManifest, runtime: RuntimeOptions, cores: Sequence[int]) -> RuntimeOptions:
     """Return the options of a pipeline to profile: serial, each stage with the threads that it has in `runtime`."""
     threads = place(manifest, runtime, cores).threads
-    return replace(runtime, mode="serial", threads=threads, slots=0, overflow="wait")
+    return replace(runtime, mode="serial", threads=threads, slots=0, overflow="wait", deadline_ms=None)
 
 
 def counts_of(pipeline: Pipeline, stage: str, batching: bool) -> list[int]:
@@ -185,7 +187,7 @@ def _measure(pipeline: Pipeline, frame: Planes, policies: Policies, decided: boo
 
 
 def _profile(plan: Plan, shots: Sequence[_Shot]) -> Profile:
-    stages = _by_n(plan, shots)
+    stages, because = _by_n(plan, shots), _because(plan, shots)
     copies, before, decide, hand_over = (defaultdict[str, list[float]](list) for _ in range(4))
     for shot in shots:
         spans = {span.name: span for span in shot.result.spans}
@@ -206,7 +208,10 @@ def _profile(plan: Plan, shots: Sequence[_Shot]) -> Profile:
         submit=Times.of(shot.submit_ms for shot in shots),
         decide=_times(decide),
         hand_over=_times(hand_over),
-        costs={stage: _costs(Times.of(before[stage]), stages[stage]) for stage in before},
+        costs={
+            stage: _costs(Times.of(before[stage]).median, because[stage], _spread(before[stage], because[stage]))
+            for stage in before
+        },
     )
 
 
@@ -226,16 +231,31 @@ def _by_n(plan: Plan, shots: Sequence[_Shot]) -> dict[str, dict[int | None, Time
         for span in shot.result.spans:
             if span.name in samples and (span.n is WHOLE or not shot.decided):
                 samples[span.name][span.n].append(span.milliseconds)
-    return {
-        stage: {n: Times.of(by_n[n]) for n in sorted(by_n, key=lambda n: n or 0)} for stage, by_n in samples.items()
-    }
+    return {stage: _sorted(by_n) for stage, by_n in samples.items()}
+
+
+def _because(plan: Plan, shots: Sequence[_Shot]) -> dict[str, dict[int | None, Times]]:
+    """Return what runs because of each decision, by n: the longest path through its dependants."""
+    samples: dict[str, dict[int | None, list[float]]] = {name: defaultdict(list) for name in plan.dependants}
+    for shot in shots:
+        times = {span.name: span.milliseconds for span in shot.result.spans}
+        for run in shot.result.runs:
+            if run.stage in samples and run.outcome == "ran" and not shot.decided:
+                samples[run.stage][run.n].append(path_through(plan, times, plan.dependants[run.stage]))
+    return {stage: _sorted(by_n) for stage, by_n in samples.items()}
+
+
+def _sorted(by_n: Mapping[int | None, list[float]]) -> dict[int | None, Times]:
+    return {n: Times.of(by_n[n]) for n in sorted(by_n, key=lambda n: n or 0)}
 
 
 def _times(samples: Mapping[str, list[float]]) -> dict[str, Times]:
     return {name: Times.of(values) for name, values in samples.items()}
 
 
-def _costs(before: Times, refine: Mapping[int | None, Times]) -> StageCosts:
-    points = tuple((n, times.median) for n, times in refine.items() if n is not None)
-    spread = median(times.relative_spread for times in (before, *refine.values()))
-    return StageCosts(before.median, points, spread)
+def _spread(before: Sequence[float], refine: Mapping[int | None, Times]) -> float:
+    return median(times.relative_spread for times in (Times.of(before), *refine.values()))
+
+
+def _costs(before_ms: float, refine: Mapping[int | None, Times], spread: float = 0.0) -> StageCosts:
+    return StageCosts(before_ms, tuple((n, times.median) for n, times in refine.items() if n is not None), spread)

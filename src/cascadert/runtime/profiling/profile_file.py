@@ -12,7 +12,7 @@ from cascadert.artefacts import readable
 from cascadert.bundle import BundleManifest
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.costs import StageCosts, parse_costs
-from cascadert.runtime.profiling.report import BENCH_SCHEMA
+from cascadert.runtime.profiling.report import BENCH_SCHEMA, WHOLE_FRAME
 
 PROFILE_SCHEMA = "cascadert-profile-1"
 _REMEDY = "measure one with `cascadert bench --save-profile`"
@@ -31,21 +31,50 @@ def read_profile(path: Path, manifest: BundleManifest) -> dict[str, StageCosts]:
     Raises:
         InvalidRequest: no such file, no profile, or one of another cascade.
     """
-    with readable(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(str(path), f"is no JSON: {error}", _REMEDY) from error
+    data = _read(path)
     costs = _costs_in(path, data)
-    if data.get("name") != manifest.spec.name:
-        found = f"is of the cascade {data.get('name')!r}, not of '{manifest.spec.name}'"
-        raise InvalidRequest(str(path), found, _REMEDY)
+    _check_name(path, data, manifest)
     deciding = {stage.name for stage in manifest.stages if stage.select is not None}
     if costs.keys() != deciding:
         found = f"has costs of {sorted(costs)} where {sorted(deciding)} decide"
         raise InvalidRequest(str(path), found, _REMEDY)
     return {stage: parse_costs(cost, f"{path}: costs.{stage}") for stage, cost in costs.items()}
+
+
+def read_stage_ms(path: Path, manifest: BundleManifest) -> dict[str, float]:
+    """Read the time of every stage on a whole frame, from the report of a bench.
+
+    Raises:
+        InvalidRequest: no such file, no report of a bench, one of another cascade, or a stage without such a time.
+    """
+    data, remedy = _read(path), "measure with `cascadert bench --json`"
+    if not isinstance(data, dict) or data.get("schema") != BENCH_SCHEMA:
+        raise InvalidRequest(str(path), "is no report of a bench", remedy)
+    _check_name(path, data, manifest)
+    measured = data.get("stage_ms")
+    found = {}
+    for stage in manifest.stages:
+        times = measured.get(stage.name) if isinstance(measured, dict) else None
+        one = times.get(WHOLE_FRAME, times.get("1")) if isinstance(times, dict) else None
+        if not isinstance(one, int | float) or one < 0:
+            raise InvalidRequest(f"{path}: stage_ms", f"has no time of stage '{stage.name}' on a whole frame", remedy)
+        found[stage.name] = float(one)
+    return found
+
+
+def _read(path: Path) -> Any:
+    with readable(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(str(path), f"is no JSON: {error}", _REMEDY) from error
+
+
+def _check_name(path: Path, data: Mapping[str, Any], manifest: BundleManifest) -> None:
+    if data.get("name") != manifest.spec.name:
+        found = f"is of the cascade {data.get('name')!r}, not of '{manifest.spec.name}'"
+        raise InvalidRequest(str(path), found, _REMEDY)
 
 
 def _costs_in(path: Path, data: Any) -> dict[str, Any]:

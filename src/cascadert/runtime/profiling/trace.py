@@ -58,14 +58,21 @@ def _names(pid: int, name: str, rows: Mapping[str, int]) -> Iterator[Event]:
 
 def _frame_events(pid: int, rows: Mapping[str, int], frame: Traced, scored_by: Mapping[str, str]) -> Iterator[Event]:
     for span in frame.spans:
-        arguments = {"frame": frame.number} | ({} if span.n is None else {"n": span.n})
+        arguments: Event = {"frame": frame.number} | ({} if span.n is None else {"n": span.n})
+        if span.dropped:
+            arguments["dropped"] = True
         times = {"ts": _us(span.start_ms), "dur": _us(span.milliseconds)}
         yield {"ph": "X", "name": span.name, "cat": _CATEGORY, "pid": pid, "tid": rows[span.stream], **times,
                "args": arguments}  # fmt: skip
     for i, (stage, producer) in enumerate(scored_by.items()):
-        if {stage, producer} <= frame.by_name.keys():
+        if {stage, producer} <= frame.by_name.keys() and _waited(frame.by_name[stage], frame.by_name[producer]):
             number = frame.number * len(scored_by) + i  # the same at both ends
             yield from _arrow(pid, rows, number, frame.by_name[producer], frame.by_name[stage])
+
+
+def _waited(stage: Span, producer: Span) -> bool:
+    """Whether a stage began after its scores were there: not where it was queued before it was decided about."""
+    return stage.start_ms >= producer.end_ms
 
 
 def _arrow(pid: int, rows: Mapping[str, int], number: int, source: Span, target: Span) -> Iterator[Event]:
