@@ -311,6 +311,80 @@ def test_changed_missing_and_linked_graphs_are_refused(golden: Path, tmp_path: P
         read_bundle(golden)
 
 
+DEEP = """
+from torch import nn
+
+def deep(width):
+    wide = nn.Conv2d(width, width, 3)
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(width, 2, 1))
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(save_spec: Callable[[Path, dict[str, Any]], Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One network as the fast stage and on blocks."""
+    from cascadert.export.compile import ExportOptions, export_bundle
+
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "networks.py").write_text(DEEP)
+    network = {"name": "wide", "model": "networks.py:deep", "args": {"width": 64}}
+    stages = [{"name": "fast", "network": "wide"}, {"name": "accurate", "network": "wide", "halo": 3}]
+    stages[1]["select"] = {"policy": "top-k", "k": 2}  # type: ignore[assignment]
+    parts = {name: json.loads(GOLDEN)["spec"][name] for name in ("classes", "frame")}
+    data = {"name": "shared", **parts, "grid": {"block": 16}, "networks": [network], "stages": stages}
+    return export_bundle(save_spec(folder, data), folder / "bundle", ExportOptions(random_weights=0))
+
+
+def test_weights_that_two_stages_share_are_stored_once(shared: Bundle, tmp_path: Path) -> None:
+    fast, accurate = shared.manifest.stages
+    assert fast.network.state_sha256 == accurate.network.state_sha256
+    assert [part.path for part in shared.manifest.parts()] == ["stages/fast.onnx", "stages/accurate.pieces"]
+    weights = 4 * 64 * 64 * 9
+    assert fast.graph.bytes > weights < accurate.graph.bytes
+    stored = (shared.path / "stages" / "accurate.pieces").stat().st_size
+    assert stored < accurate.graph.bytes - weights
+    again = read_bundle(shared.path)
+    assert again == shared
+    assert [graph.sha256 for graph in again.graphs.values()] == [fast.graph.sha256, accurate.graph.sha256]
+    copy = write_bundle(tmp_path / "copy", again.manifest, again.graphs)
+    assert copy.manifest == shared.manifest
+    assert read_bundle(copy.path).graphs == shared.graphs
+    alone = shared.manifest.model_copy(update={"stages": shared.manifest.stages[1:]})
+    assert (
+        write_bundle(tmp_path / "alone", alone, shared.graphs).manifest.stages[0].graph.path == "stages/accurate.onnx"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda content: content[:-1],
+            r"accurate\.pieces: has a piece that lies outside itself; write the artefact anew",
+        ),
+        (lambda content: content[:-1] + b"?", r"accurate\.pieces: was changed: sha256 \w{12}…, not \w{12}…; write the"),
+        (
+            lambda content: content.replace(b"fast.onnx", b"f.onnx", 1),
+            r"has a piece of 'stages/f\.onnx', which is no ear",
+        ),
+        (lambda content: b"[]\n", r"accurate\.pieces: has 0 bytes, not \d+; write the artefact anew"),
+        (lambda content: None, r"accurate\.pieces: is missing; write the artefact anew"),
+    ],
+)
+def test_pieces_that_do_not_make_the_graph_are_refused(
+    shared: Bundle, tmp_path: Path, change: Callable[[bytes], bytes | None], message: str
+) -> None:
+    folder = write_bundle(tmp_path / "copy", shared.manifest, shared.graphs).path
+    pieces = folder / "stages" / "accurate.pieces"
+    content = change(pieces.read_bytes())
+    if content is None:
+        pieces.unlink()
+    else:
+        pieces.write_bytes(content)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(folder)
+
+
 def test_the_manifest_is_a_value() -> None:
     manifest = BundleManifest.model_validate(json.loads(GOLDEN))
     assert manifest == BundleManifest.model_validate(json.loads(manifest.to_json()))

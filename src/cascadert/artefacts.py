@@ -20,6 +20,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 from pydantic import Field, ValidationError
 
 from cascadert.errors import BundleError, InvalidRequest
+from cascadert.sharing import BrokenPieces, join
 from cascadert.spec import Strict
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -27,6 +28,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 
 _MEND = "choose another output, or mend the cause"
+_ANEW = "write the artefact anew"
 
 
 class Part(Strict):
@@ -222,18 +224,57 @@ def read_part(folder: Path, part: Part) -> bytes:
     Raises:
         BundleError: a path outside the folder, a missing file, or a size or digest that differs.
     """
-    relative = PurePosixPath(part.path)
-    path = folder / relative
-    inside = path.resolve().is_relative_to(folder.resolve())
-    if relative.is_absolute() or ".." in relative.parts or not inside:
-        raise BundleError(f"{folder}: {part.path}", "lies outside the folder", "do not use this artefact")
-    if not path.is_file():
-        raise BundleError(str(path), "is missing", "write the artefact anew")
+    path = _inside(folder, part.path)
     if path.stat().st_size != part.bytes:
-        raise BundleError(str(path), f"has {path.stat().st_size} bytes, not {part.bytes}", "write the artefact anew")
-    content = path.read_bytes()
+        raise BundleError(str(path), f"has {path.stat().st_size} bytes, not {part.bytes}", _ANEW)
+    return verified(path.read_bytes(), part, path)
+
+
+@_in_its_folder
+def read_shared_part(folder: Path, part: Part, earlier: Mapping[str, bytes]) -> bytes:
+    """Read a part that is stored as pieces (`sharing.py`), and check the whole against its description.
+
+    Args:
+        folder: of the artefact.
+        part: the whole.
+        earlier: the parts that it may have pieces of, by path, checked already.
+
+    Raises:
+        BundleError: see `read_part`; or pieces that make no whole.
+    """
+    path = _inside(folder, part.path)
+    try:
+        return verified(join(path.read_bytes(), earlier), part, path)
+    except BrokenPieces as error:
+        raise BundleError(str(path), str(error), _ANEW) from error
+
+
+def verified(content: bytes, part: Part, path: Path) -> bytes:
+    """Return what was read from `path`, once it is what its description says.
+
+    Raises:
+        BundleError: a size or digest that differs.
+    """
+    if len(content) != part.bytes:
+        raise BundleError(str(path), f"has {len(content)} bytes, not {part.bytes}", _ANEW)
     digest = hashlib.sha256(content).hexdigest()
     if digest != part.sha256:
         found = f"was changed: sha256 {digest[:12]}…, not {part.sha256[:12]}…"
-        raise BundleError(str(path), found, "write the artefact anew")
+        raise BundleError(str(path), found, _ANEW)
     return content
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return where a part lies.
+
+    Raises:
+        BundleError: outside the folder, or nowhere.
+    """
+    relative = PurePosixPath(name)
+    path = folder / relative
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if relative.is_absolute() or ".." in relative.parts or not inside:
+        raise BundleError(f"{folder}: {name}", "lies outside the folder", "do not use this artefact")
+    if not path.is_file():
+        raise BundleError(str(path), "is missing", _ANEW)
+    return path

@@ -16,9 +16,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cascadert._version import __version__
-from cascadert.artefacts import Manifest, Part, make_part, read_json, read_manifest, read_part, write_folder
+from cascadert.artefacts import (
+    Manifest,
+    Part,
+    make_part,
+    read_json,
+    read_manifest,
+    read_part,
+    read_shared_part,
+    write_folder,
+)
 from cascadert.graph import DType, Graph, TensorSpec
 from cascadert.precision import Calibrator, Int8Dialect, Numerics, StageCalibration
+from cascadert.sharing import split
 from cascadert.spec import CascadeSpec
 from cascadert.stage_spec import SelectPolicy, Strict, ThresholdPolicy, Unit
 
@@ -107,6 +117,12 @@ class NetworkEntry(Strict):
     input_shapes: tuple[tuple[int, ...], ...]
 
 
+class SharedPart(Part):
+    """A graph that is stored without the weights that earlier graphs hold; size and sha256 are those of the whole."""
+
+    stored: Literal["pieces"]
+
+
 class MemoryEntry(Strict):
     """What a stage takes while it runs, besides its inputs and outputs, estimated from its graph.
 
@@ -130,7 +146,7 @@ class StageEntry(Strict):
     """
 
     name: str
-    graph: Part
+    graph: Part | SharedPart
     inputs: tuple[InputEntry, ...]
     outputs: tuple[OutputEntry, ...]
     select: SelectEntry | None
@@ -145,14 +161,14 @@ class QualityRow(Strict):
     """What one precision costs, measured in ONNX Runtime on the held-out frames, by which calibration chose.
 
     `iou_selected` compares the refined blocks with those of fp32, micro-averaged: before θ was refitted, and after.
-    `entropy_bits` is the mean absolute change of the block scores. Values that need labels are absent without them, and
-    the SQNR of logits that are equal; mIoU is a share, not a percentage.
+    `score_errors` has the mean absolute change of each stage's scores, in their unit. Values that need labels are absent
+    without them, and the SQNR of signals that are equal; mIoU is a share, not a percentage.
     """
 
     numerics: Numerics
     label_agreement: float
     sqnr_db: dict[str, float | None]
-    entropy_bits: float
+    score_errors: dict[str, float]
     iou_selected_before: float
     iou_selected: float
     mean_n: float
@@ -237,7 +253,14 @@ class Bundle:
     @cached_property
     def graphs(self) -> Mapping[str, Graph]:
         """Semantic graph of each stage, by name."""
-        return {stage.name: self._graph(stage) for stage in self.manifest.stages}
+        found, whole = dict[str, Graph](), dict[str, bytes]()
+        for stage in self.manifest.stages:
+            if isinstance(stage.graph, SharedPart):
+                found[stage.name] = _graph(stage, read_shared_part(self.path, stage.graph, whole))
+            else:
+                whole[stage.graph.path] = read_part(self.path, stage.graph)
+                found[stage.name] = _graph(stage, whole[stage.graph.path])
+        return found
 
     @cached_property
     def calibrations(self) -> Mapping[str, StageCalibration]:
@@ -248,9 +271,10 @@ class Bundle:
             if stage.calibration is not None
         }
 
-    def _graph(self, stage: StageEntry) -> Graph:
-        inputs, outputs = (tuple(entry.spec() for entry in entries) for entries in (stage.inputs, stage.outputs))
-        return Graph(read_part(self.path, stage.graph), inputs, outputs)
+
+def _graph(stage: StageEntry, onnx: bytes) -> Graph:
+    inputs, outputs = (tuple(entry.spec() for entry in entries) for entries in (stage.inputs, stage.outputs))
+    return Graph(onnx, inputs, outputs)
 
 
 def stage_part(name: str, graph: Graph) -> Part:
@@ -271,17 +295,32 @@ def write_bundle(
     *,
     replace: bool = False,
 ) -> Bundle:
-    """Write a bundle atomically; `graphs` and `calibrations` by stage.
+    """Write a bundle atomically; `graphs` and `calibrations` by stage. What graphs share is stored once.
 
     Raises:
         InvalidRequest: the path exists and `replace` is false.
     """
-    files = {stage.graph.path: graphs[stage.name].onnx for stage in manifest.stages}
+    manifest, files = _stored(manifest, graphs)
     for stage in manifest.stages:
         if stage.calibration is not None:
             files[stage.calibration.path] = calibrations[stage.name].to_json()
     write_folder(path, {**files, BUNDLE_FILE: manifest.to_json().encode()}, replace=replace)
     return Bundle(path, manifest)
+
+
+def _stored(manifest: BundleManifest, graphs: Mapping[str, Graph]) -> tuple[BundleManifest, dict[str, bytes]]:
+    """Return the files of all graphs, and a manifest that says which of them are pieces of those that are whole."""
+    stages, whole, shared = [], dict[str, bytes](), dict[str, bytes]()
+    for stage in manifest.stages:
+        onnx, part = graphs[stage.name].onnx, stage_part(stage.name, graphs[stage.name])
+        pieces = split(onnx, whole)
+        if pieces is None:
+            whole[part.path] = onnx
+        else:
+            part = SharedPart(path=f"stages/{stage.name}.pieces", sha256=part.sha256, bytes=part.bytes, stored="pieces")
+            shared[part.path] = pieces
+        stages.append(stage.model_copy(update={"graph": part}))
+    return manifest.model_copy(update={"stages": tuple(stages)}), whole | shared
 
 
 def read_bundle(path: Path) -> Bundle:

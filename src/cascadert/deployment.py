@@ -65,7 +65,8 @@ class EngineEntry(Strict):
     """The engine of one stage and how it came to be.
 
     `graph_sha256` is the digest of the bundle's graph, `lowered_sha256` that of what the builder was given. `device`
-    is `gpu`, `cpu`, or a DLA core as `dla0`.
+    is `gpu`, `cpu`, or a DLA core as `dla0`. `architecture_sha256` is that of the lowered graph without its weights,
+    where the engine can take others.
     """
 
     stage: str
@@ -74,8 +75,14 @@ class EngineEntry(Strict):
     device: Annotated[str, Field(pattern=r"^(gpu|cpu|dla\d)$")] = "gpu"
     graph_sha256: str
     lowered_sha256: str
+    architecture_sha256: str | None = None
     build_seconds: float
     from_cache: bool = False
+
+    @property
+    def refittable(self) -> bool:
+        """Whether the engine can take other weights."""
+        return self.architecture_sha256 is not None
 
 
 class DeploymentManifest(Manifest):

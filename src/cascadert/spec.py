@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,6 +44,7 @@ from cascadert.geometry import Grid
 from cascadert.stage_spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    LABELS,
     FrameRatePolicy,
     LatencyPolicy,
     Merge,
@@ -201,18 +203,49 @@ class CascadeSpec(Strict):
         names = [stage.name for stage in self.stages]
         if last not in names:
             raise SpecError(f"until '{last}'", "is no stage", f"choose one of {', '.join(names)}")
-        if "labels" not in self.wiring[last].emit:
+        if LABELS not in self.wiring[last].emit:
             raise SpecError(f"until '{last}'", "makes no labels", "choose a stage that does")
         kept = {last}
         for stage in reversed(self.stages):
             if stage.name in kept:
                 kept |= self.wiring[stage.name].needs
-        stages = [self._without_decision(stage, kept) for stage in self.stages if stage.name in kept]
+        return self.keeping(kept)
+
+    def keeping(self, names: Collection[str]) -> CascadeSpec:
+        """Return the cascade of some of its stages.
+
+        A decision whose scores are no longer made is left out, too: its stage runs wherever what it reads is there.
+        Where labels that stood for others are left out, the nearest before them stand for those.
+
+        Raises:
+            SpecError: a stage that is kept needs one that is not, or none that is kept makes labels.
+        """
+        kept = [stage for stage in self.stages if stage.name in names]
+        for stage in kept:
+            for needed in sorted(self.wiring[stage.name].needs.difference(names)):
+                raise SpecError(f"stage '{needed}'", f"is needed by '{stage.name}'", "keep it, or leave out both")
+        if not any(LABELS in self.wiring[stage.name].emit for stage in kept):
+            raise SpecError(f"stages {', '.join(names)}", "make no labels", "keep one that does")
+        return self.with_stages(tuple(self._without_decision(stage, names) for stage in kept))
+
+    def with_stages(self, stages: tuple[StageSpec, ...]) -> CascadeSpec:
+        """Return the cascade with other stages, and of its shared networks those that they use."""
         used = {stage.network for stage in stages}
         networks = tuple(network for network in self.networks if network.name in used)
-        return CascadeSpec.model_validate({**dict(self), "stages": tuple(stages), "networks": networks})
+        fields = {name: getattr(self, name) for name in CascadeSpec.model_fields}
+        return CascadeSpec.model_validate({**fields, "stages": stages, "networks": networks})
 
-    def _without_decision(self, stage: StageSpec, kept: set[str]) -> StageSpec:
+    def stand_in(self, name: str) -> str | None:
+        """Return the tensor that stands for the labels of a stage where it is skipped; none where that cannot be."""
+        after = self.wiring[name].after
+        return f"{after}.{LABELS}" if after is not None and self._may_be_skipped(name) else None
+
+    def _may_be_skipped(self, name: str) -> bool:
+        """Whether a stage may not run on a frame: by its decision, or for lack of something to read."""
+        decides = any(stage.name == name and stage.select is not None for stage in self.stages)
+        return decides or any(self._may_be_skipped(needed) for needed in self.wiring[name].needs)
+
+    def _without_decision(self, stage: StageSpec, kept: Collection[str]) -> StageSpec:
         wiring = self.wiring[stage.name]
         explicit: dict[str, Any] = {"input": wiring.input, "emit": wiring.emit}
         if stage.select is not None and wiring.input != "blocks" and wiring.after not in kept:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cascadert.calibration.comparison import (
-    SCORE_LIMIT_BITS,
     TIE_LOGITS,
+    VALUE_LIMIT,
     Comparison,
     compare_labels,
     compare_order,
@@ -39,10 +39,10 @@ def i32(*values: int) -> np.ndarray:
     ],
 )
 def test_values(wanted: np.ndarray, found: np.ndarray, passed: bool, largest: float, equal: int) -> None:
-    row = compare_values("fast", "scores", wanted, found)
+    row = compare_values("fast", "scores", wanted, found, "bits")
     assert (row.passed, row.equal, row.equal + row.different, row.elements) == (passed, equal, 2, 2)
     assert row.largest == pytest.approx(largest, rel=0.01, nan_ok=True)
-    assert row.limit == f"{SCORE_LIMIT_BITS:g} bits"
+    assert row.limit == f"{VALUE_LIMIT:g} bits"
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,39 @@ def test_values(wanted: np.ndarray, found: np.ndarray, passed: bool, largest: fl
     ],
 )
 def test_values_are_tied_within_twice_the_spread_of_the_reference(found, spread, tied: int, different: int) -> None:
-    row = compare_values("fast", "scores", f32(1, 2), f32(1, found), spread)
+    row = compare_values("fast", "scores", f32(1, 2), f32(1, found), "bits", spread)
     assert (row.equal, row.tied, row.different, row.passed) == (1, tied, different, different == 0)
 
 
-def test_orders_are_tied_within_twice_the_spread_of_the_scores() -> None:
+def test_orders_are_tied_within_the_limit_of_the_scores() -> None:
     wanted, found, scores = i32(2, 0, 1), i32(0, 2, 1), f32(3, 2.99, 1)
-    assert compare_order("fast", wanted, found, scores, 0.006).tied == 2
-    assert compare_order("fast", wanted, found, scores, 0.004).different == 2
+    assert compare_order("fast", wanted, found, scores, 0.012).tied == 2
+    assert compare_order("fast", wanted, found, scores, 0.008).different == 2
     assert compare_order("fast", wanted, i32(0, 0, 1), scores, 9.0).different == 1
+
+
+def test_carried_tensors_are_compared_by_their_largest_magnitude() -> None:
+    wanted = f32(100, -0.5, 0)
+    row = compare_values("segment", "features", wanted, wanted + f32(0, 0.009, -0.009), "magnitude")
+    assert (row.passed, row.equal) == (True, 3)
+    assert row.largest == pytest.approx(9e-5, rel=0.01)
+    row = compare_values("segment", "features", wanted, wanted + f32(0, 0.02, 0), "magnitude")
+    assert (row.passed, row.different) == (False, 1)
+    assert row.found == "the largest difference is 0.0002 of the largest magnitude"
+    assert row.limit == "0.0001 of the largest magnitude"
+    assert compare_values("segment", "features", wanted, wanted + f32(0, 0.02, 0), "magnitude", f32(0, 0.02, 0)).passed
+    assert compare_values("segment", "features", f32(0, 0), f32(0, 0), "magnitude").passed
+    assert not compare_values("segment", "features", f32(0, 0), f32(0, 1), "magnitude").passed
+
+
+def test_units_are_named() -> None:
+    row = compare_values("exit1", "scores", f32(0.5), f32(0.6), "share")
+    assert (row.found, row.limit) == ("the largest difference is 0.1 as a share", "0.0001 as a share")
+
+
+@pytest.mark.parametrize(("port", "tied", "too_many"), [("labels", 2, True), ("entropy", 9, False), ("z2", 11, True)])
+def test_a_reference_may_doubt_so_much_of_its_answer(port: str, tied: int, too_many: bool) -> None:
+    assert Comparison("fast", port, 100, 100 - tied, tied, 0).too_many_ties is too_many
 
 
 def test_labels_may_differ_on_ties_alone() -> None:

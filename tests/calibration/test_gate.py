@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from cascadert.calibration.gate import (
-    ENTROPY_LIMIT_BITS,
     INT8_LABEL_AGREEMENT_LIMIT,
     INT8_SQNR_LIMIT_DB,
     LIMITS,
     MIOU_LOSS_LIMIT,
+    SCORE_ERROR_LIMITS,
     SELECTION_IOU_LIMIT,
     Check,
 )
-from cascadert.calibration.precision_report import PrecisionReport, PrecisionRow, Quality
+from cascadert.calibration.precision_report import PrecisionReport, PrecisionRow, Quality, ScoreError
 from cascadert.calibration.selection_metrics import Selection, SelectionAgreement
 from cascadert.errors import ParityError
 from cascadert.spec import CascadeSpec, parse_spec
+from cascadert.stage_spec import Unit
 
 
 @pytest.fixture
@@ -36,11 +37,33 @@ def agreement(common: int, lost: int) -> SelectionAgreement:
     return agreement
 
 
+def errors(mean: float, unit: Unit = "bits") -> dict[str, ScoreError]:
+    return {"fast": ScoreError(mean, mean, unit)}
+
+
+def exits(near: int, far: int) -> SelectionAgreement:
+    """Of twenty frames: on some a whole stage runs in fp32 alone, with a score next to theta or clear of it."""
+    agreement = SelectionAgreement(whole=True)
+    for i in range(20):
+        score = 0.505 if i < near else 0.7
+        reference = Selection(np.float32([score]), np.int32([0]), 1, 0.5)
+        agreement.add(reference, Selection(np.float32([score]), np.int32([0]), int(i >= near + far), 0.5))
+    return agreement
+
+
 def row(name: str, miou: float | None = None, **changes: Any) -> PrecisionRow:
     quality = None if miou is None else Quality(miou, miou, miou, (miou,) * 4, None, None)
     same = {"accurate": agreement(40, 0)}
     perfect = PrecisionRow(
-        name, 1.0, {"fast": 1.0, "accurate": 1.0}, {"fast": math.inf}, 0.0, 0.0, same, same, {"accurate": 4.0}, quality
+        name,
+        1.0,
+        {"fast": 1.0, "accurate": 1.0},
+        {"fast": math.inf},
+        errors(0.0),
+        same,
+        same,
+        {"accurate": 4.0},
+        quality,
     )
     return dataclasses.replace(perfect, **changes)
 
@@ -57,7 +80,7 @@ def test_what_is_like_fp32_passes(spec: CascadeSpec) -> None:
     assert [check.what for check in perfect.checks if check.row == "fp16"] == [
         "label agreement",
         "SQNR of fast",
-        "entropy error",
+        "score error of fast",
         "selection IoU of accurate",
     ]
 
@@ -68,8 +91,25 @@ def test_what_is_like_fp32_passes(spec: CascadeSpec) -> None:
         ("label_agreement", INT8_LABEL_AGREEMENT_LIMIT, 0.9, r"label agreement: is 90\.00 %; .* at least 96 %"),
         ("sqnr_db", {"fast": INT8_SQNR_LIMIT_DB}, {"fast": 14.9}, r"SQNR of fast: is 14\.9 dB; .* at least 15 dB"),
         ("sqnr_db", {"fast": math.inf}, {"fast": math.nan}, "SQNR of fast: is nan dB"),
-        ("entropy_bits", ENTROPY_LIMIT_BITS, 0.0201, r"entropy error: is 0\.0201 bits; .* at most 0\.02 bits"),
+        (
+            "score_errors",
+            errors(SCORE_ERROR_LIMITS["bits"]),
+            errors(0.0201),
+            r"score error of fast: is 0\.0201 bits; .* at most 0\.02 bits",
+        ),
+        (
+            "score_errors",
+            errors(SCORE_ERROR_LIMITS["share"], "share"),
+            errors(0.0201, "share"),
+            r"score error of fast: is 0\.0201; .* at most 0\.02;",
+        ),
         ("after", {"accurate": agreement(19, 1)}, {"accurate": agreement(18, 1)}, r"selection IoU of .* is 0\.947"),
+        (
+            "after",
+            {"segment2": exits(near=5, far=1)},
+            {"segment2": exits(near=0, far=2)},
+            r"flips before segment2: is 10\.0 % of the frames; the limit is at most 5 % of the frames",
+        ),
     ],
 )
 def test_each_limit(spec: CascadeSpec, change: str, within: Any, beyond: Any, message: str) -> None:
@@ -96,8 +136,8 @@ def test_with_labels_their_loss_decides(spec: CascadeSpec) -> None:
 
 
 def test_the_first_failure_is_named(spec: CascadeSpec) -> None:
-    failing = report(spec, row("fp32"), row("fp16", entropy_bits=1.0), row("int8-cpu", label_agreement=0.0))
-    with pytest.raises(ParityError, match="parity of fp16: entropy error"):
+    failing = report(spec, row("fp32"), row("fp16", score_errors=errors(1.0)), row("int8-cpu", label_agreement=0.0))
+    with pytest.raises(ParityError, match="parity of fp16: score error of fast"):
         failing.check()
     assert [check.row for check in failing.checks if not check.passed] == ["fp16", "int8-cpu"]
 

@@ -21,7 +21,7 @@ def test_a_middle_stage_is_judged_by_the_blocks_that_it_scores(chain_bundle: Bun
     trace = run_cascade(chain_bundle.manifest, runners, planes, policies, {}).stages[middle]
     assert np.isneginf(trace.outputs["scores"]).any(), "blocks that it did not refine have no score"
     judge = StageJudge(middle, [trace], 1)
-    assert judge.judge(graphs[middle]).entropy_bits == 0.0
+    assert judge.judge(graphs[middle]).score_error == 0.0
     rounded = judge.judge(lower_to(chain_bundle.graphs[middle], "onnxruntime", "fp16"))
-    assert rounded.entropy_bits is not None
-    assert 0 < rounded.entropy_bits < 0.01
+    assert rounded.score_error is not None
+    assert 0 < rounded.score_error < 0.01

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from cascadert.bundle import Bundle, BundleManifest, stage_part, write_bundle
 from cascadert.calibration.doubt import Doubt
-from cascadert.calibration.parity import ParityOptions, _Pair, check_parity
+from cascadert.calibration.parity import ParityOptions, _is_excused, check_parity
 from cascadert.errors import BundleError, ParityError, SpecError
 from cascadert.export.compile import export_bundle
 from cascadert.runtime.results import StageRun
@@ -197,7 +197,7 @@ def test_a_reference_that_doubts_itself_everywhere_is_vacuous(toy_bundle: Bundle
     def everywhere(module: Any, inputs: Any, outputs: Any, margins: np.ndarray) -> Doubt:
         return Doubt(np.zeros_like(margins), {name: np.full_like(v, 9.0) for name, v in outputs.items() if v.ndim == 1})
 
-    monkeypatch.setattr("cascadert.calibration.parity.doubt_of", everywhere)
+    monkeypatch.setattr("cascadert.calibration.stage_parity.doubt_of", everywhere)
     broken = perturbed(toy_bundle.graphs["fast"].onnx, "3.weight", -1.0)
     report = check_parity(rewritten(toy_bundle, tmp_path / "broken", lambda data: None, {"fast": broken}), options=ONE)
     assert all(row.passed for row in report.rows if row.port == "labels")
@@ -211,6 +211,9 @@ def test_another_decision_is_excused_at_the_threshold_alone(toy_bundle: Bundle, 
     entry = toy_bundle.manifest.stages[1]
     assert entry.select is not None
     select = entry.select.model_copy(update={"policy": ThresholdPolicy(theta=0.5)})
-    pair = SimpleNamespace(_stage=entry.model_copy(update={"select": select}), count=1)
+    walk = SimpleNamespace(selected={"accurate": np.int32([0])})
+    pairs = {"fast": SimpleNamespace(score_limit=1e-4)}
     scores = np.array([0.9, score, 0.1], np.float32)
-    assert _Pair.at_the_cut(pair, StageRun("accurate", 1.0, 2, scores)) is excused
+    stage = entry.model_copy(update={"select": select})
+    for n, expected in ((2, excused), (1, False)):
+        assert _is_excused(stage, StageRun("accurate", 1.0, n, scores), walk, pairs) is expected  # type: ignore[arg-type]

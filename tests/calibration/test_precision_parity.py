@@ -70,7 +70,7 @@ def calibrated(bundle: Bundle, path: Path, shrink: float = 1.0, thetas: dict[Num
     """Write a bundle with int8 ranges `shrink` times those of random pixels, and refitted thetas."""
     calibrations, stages = {}, []
     for stage in bundle.manifest.stages:
-        pixels = np.random.default_rng(0).normal(size=(4, *stage.network.input_shape[1:])).astype(np.float32)
+        pixels = np.random.default_rng(0).normal(size=(4, *stage.network.input_shapes[0][1:])).astype(np.float32)
         measured = measure_ranges(network_graph(bundle.graphs[stage.name]), {"pixels": pixels}, threads=1)
         ranges = {name: (shrink * low, shrink * high) for name, (low, high) in measured.extremes.items()}
         plan = QuantizationPlan(calibrator="min-max", ranges=ranges)
@@ -125,9 +125,9 @@ class TestRows:
         report.check()
         fp32, torch, fp16 = report.rows
         assert fp32.label_agreement == torch.label_agreement == 1.0
-        assert fp32.entropy_bits == 0.0
+        assert fp32.score_errors["fast"].mean == 0.0
         assert torch.sqnr_db["fast"] > 100 > fp16.sqnr_db["fast"] > 40
-        assert 0 < fp16.entropy_bits < 0.01
+        assert 0 < fp16.score_errors["fast"].mean < 0.01
         assert all(row.quality is None for row in report.rows)
 
     def test_with_calibration(self, int8_bundle: Bundle, int8_report: PrecisionReport) -> None:
@@ -138,7 +138,8 @@ class TestRows:
             assert noise[0] == np.inf
             assert noise[1] > noise[2] > max(noise[3:])
             assert min(noise) > 10
-        assert int8_report.row("int8-cpu").entropy_p99_bits > int8_report.row("int8-cpu").entropy_bits > 0
+        error = int8_report.row("int8-cpu").score_errors["fast"]
+        assert error.p99 > error.mean > 0
 
     def test_only_what_was_asked_for(self, int8_bundle: Bundle, streets: list[dict[str, np.ndarray]]) -> None:
         options = PrecisionOptions(numerics=("int8-cpu",), torch=False, threads=1)
@@ -202,8 +203,8 @@ class TestNumbers:
         row = int8_report.row("int8-cpu")
         assert row.sqnr_db["fast"] == pytest.approx(sqnr_db(logits["fp32"], logits["int8-cpu"]))
         errors = np.abs(scores["fp32"] - scores["int8-cpu"])
-        assert row.entropy_bits == pytest.approx(errors.mean())
-        assert row.entropy_p99_bits == pytest.approx(np.percentile(errors, 99))
+        assert row.score_errors["fast"].mean == pytest.approx(errors.mean())
+        assert row.score_errors["fast"].p99 == pytest.approx(np.percentile(errors, 99))
         (decision,) = [each for each in int8_report.decisions if each.row == "int8-cpu"]
         np.testing.assert_array_equal(decision.found, scores["int8-cpu"])
         np.testing.assert_array_equal(decision.wanted, scores["fp32"] > 1.0)

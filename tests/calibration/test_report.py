@@ -13,10 +13,11 @@ import pytest
 
 from cascadert.bundle import Bundle
 from cascadert.calibration.exhibits import Exhibit, Exhibits, rgb_from_planes
+from cascadert.calibration.page import Origin, check_page
 from cascadert.calibration.pictures import BETTER, GAINED, LOST, OTHER, WORSE, draw_difference, draw_selection
 from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
-from cascadert.calibration.precision_report import PrecisionReport
-from cascadert.calibration.report import Origin, check_page, write_page
+from cascadert.calibration.precision_report import PrecisionReport, ScoreError
+from cascadert.calibration.report import write_page
 from cascadert.calibration.stage_runs import CascadeTrace
 from cascadert.errors import MissingExtra, SourceError
 from cascadert.geometry import Grid
@@ -83,10 +84,12 @@ class TestPage:
 
     def test_what_failed_comes_first(self, report: PrecisionReport, write: Callable[[PrecisionReport], str]) -> None:
         fp32, torch, fp16 = report.rows
-        noisy = dataclasses.replace(fp16, entropy_bits=0.25, sqnr_db={"fast": 3.0, "accurate": 60.0})
+        noisy = dataclasses.replace(
+            fp16, score_errors={"fast": ScoreError(0.25, 0.5, "bits")}, sqnr_db={"fast": 3.0, "accurate": 60.0}
+        )
         text = text_of(write(dataclasses.replace(report, rows=(fp32, torch, noisy))))
         assert "Failed: 2 of 10 numbers beyond their limit" in text
-        assert "fp16: SQNR of fast is 3.0 dB, allowed at least 25 dB fp16: entropy error is 0.2500 bits" in text
+        assert "fp16: SQNR of fast is 3.0 dB, allowed at least 25 dB fp16: score error of fast is 0.2500 bits" in text
         assert text.index("fp16: SQNR of fast") < text.index("The same 2 frames through 3 ways")
         assert "fp16 FAIL" in text
         assert "torch pass" in text

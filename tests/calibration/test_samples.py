@@ -58,12 +58,14 @@ def test_they_are_what_the_torch_stages_see_of_what_the_pipeline_picks(
                 assert selection.order.tolist() == run.order.tolist()
                 arguments += [torch.from_numpy(run.order[: run.n]), torch.empty(0)]
             if run.n != 0:
-                wanted[run.stage].append(modules[run.stage].pixels(*arguments).numpy())
+                wanted[run.stage].append(modules[run.stage].network_inputs(*arguments)[0].numpy())
     for name, arrays in wanted.items():
         pixels = np.concatenate(arrays)
-        assert samples.pixels[name].dtype == np.float32
-        assert np.array_equal(samples.pixels[name].shape, pixels.shape)
-        assert np.allclose(samples.pixels[name], pixels, atol=1e-5)
+        assert samples.seen[name].keys() == {"pixels"}
+        seen = samples.seen[name]["pixels"]
+        assert seen.dtype == np.float32
+        assert np.array_equal(seen.shape, pixels.shape)
+        assert np.allclose(seen, pixels, atol=1e-5)
         assert samples.offered[name] == (len(pixels) if name in samples.selections else len(frames))
     assert samples.frames == len(frames)
 
@@ -72,18 +74,20 @@ def test_they_are_what_the_torch_stages_see_of_what_the_pipeline_picks(
 def test_limits_hold_and_the_seed_decides(toy_bundle: Bundle, toy_frames: np.ndarray, weighting: Any) -> None:
     options = SampleOptions(frames=2, blocks=5, weighting=weighting, seed=3, threads=1)
     first, again = (collect(toy_bundle, planes(toy_frames), options) for _ in range(2))
-    assert {name: len(pixels) for name, pixels in first.pixels.items()} == {"fast": 2, "accurate": 5}
+    assert {name: len(seen["pixels"]) for name, seen in first.seen.items()} == {"fast": 2, "accurate": 5}
     assert first.offered["accurate"] > 5
-    for name, pixels in first.pixels.items():
-        assert np.array_equal(pixels, again.pixels[name])
+    for name, seen in first.seen.items():
+        assert np.array_equal(seen["pixels"], again.seen[name]["pixels"])
     others = [collect(toy_bundle, planes(toy_frames), replace(options, seed=seed)) for seed in range(4, 8)]
-    assert not all(np.array_equal(other.pixels["accurate"], first.pixels["accurate"]) for other in others)
+    assert not all(
+        np.array_equal(other.seen["accurate"]["pixels"], first.seen["accurate"]["pixels"]) for other in others
+    )
 
 
 def test_weights_by_uncertainty_draw_other_blocks(toy_bundle: Bundle, toy_frames: np.ndarray) -> None:
     def drawn(weighting: Any, seed: int) -> np.ndarray:
         options = SampleOptions(blocks=5, weighting=weighting, seed=seed, threads=1)
-        return collect(toy_bundle, planes(toy_frames), options).pixels["accurate"]
+        return collect(toy_bundle, planes(toy_frames), options).seen["accurate"]["pixels"]
 
     assert any(not np.array_equal(drawn("classes", seed), drawn("uncertainty", seed)) for seed in range(6))
 
@@ -93,11 +97,11 @@ def test_classes_are_those_of_the_truth_where_there_is_one(toy_bundle: Bundle, t
     truths = [np.zeros((1, 40, 56), np.uint8) for _ in range(6)]
     truths[4][:] = 3
     truths[4][:, :5] = 255
-    every = collect(toy_bundle, planes(toy_frames), ONE).pixels["fast"]
+    every = collect(toy_bundle, planes(toy_frames), ONE).seen["fast"]["pixels"]
 
     def times(given: list[np.ndarray] | None) -> int:
         options = (SampleOptions(frames=1, seed=seed, threads=1) for seed in range(12))
-        kept = (collect(toy_bundle, planes(toy_frames), o, given).pixels["fast"][0] for o in options)
+        kept = (collect(toy_bundle, planes(toy_frames), o, given).seen["fast"]["pixels"][0] for o in options)
         return sum(np.array_equal(pixels, every[4]) for pixels in kept)
 
     assert times(truths) >= 4

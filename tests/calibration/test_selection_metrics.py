@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascadert.calibration.selection_metrics import NEAR_THETA_BITS, Flip, Selection, SelectionAgreement
+from cascadert.calibration.selection_metrics import NEAR_THETA, Flip, Selection, SelectionAgreement
 from cascadert.errors import InvalidRequest
 
 
@@ -43,7 +43,7 @@ def test_nothing_selected_by_either_agrees() -> None:
 
 
 def test_near_is_measured_from_the_reference_and_its_theta() -> None:
-    for score, near in ((0.5 + NEAR_THETA_BITS / 2, True), (0.5 + 2 * NEAR_THETA_BITS, False)):
+    for score, near in ((0.5 + NEAR_THETA / 2, True), (0.5 + 2 * NEAR_THETA, False)):
         agreement = SelectionAgreement()
         agreement.add(selection([score], 0.5), selection([0.5001], 0.51))
         assert [flip.near for flip in agreement.flips] == [near]

@@ -79,12 +79,14 @@ def test_bisection_asks_rarely() -> None:
         (Found(20, 0.95, None), False),
         (Found(20, 0.99, 0.02), True),
         (Found(20, 0.99, 0.021), False),
+        (Found(20, 0.99, 0.02, "share"), True),
+        (Found(20, 0.99, 0.021, "share"), False),
         (Found(math.nan, 0.99, None), False),
         (Found(20, 0.99, math.nan), False),
     ],
 )
 def test_a_floor_asks_for_everything_at_once(found: Found, holds: bool) -> None:
-    assert Floor(15, 0.96, 0.02).holds(found) is holds
+    assert Floor(15, 0.96).holds(found) is holds
 
 
 @given(st.integers(1, 60), st.integers(1, 6))

@@ -144,7 +144,13 @@ def test_inspect_shows_what_calibration_found(cli: Cli, toy_bundle: Bundle, tmp_
     kept = {"a": "it is noisy", "b": "it is noisy"}
     plan = QuantizationPlan(calibrator="percentile", ranges={}, keep=kept)
     calibration = StageCalibration(peaks={}, fp16_keep={"c": "it exceeds float16"}, int8={"cpu": plan})
-    quality = {"label_agreement": 1, "entropy_bits": 0, "iou_selected_before": 1, "iou_selected": 1, "mean_n": 7.5}
+    quality = {
+        "label_agreement": 1,
+        "score_errors": {"fast": 0},
+        "iou_selected_before": 1,
+        "iou_selected": 1,
+        "mean_n": 7.5,
+    }
     entry = CalibrationEntry(
         source="streets",
         images=9,

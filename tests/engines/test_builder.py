@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime" / "executables"))
@@ -78,6 +79,7 @@ def build(double: Callable[..., None], tmp_path: Path, monkeypatch: pytest.Monke
         hear: Callable[[Message], None] = lambda _: None,
         timing_cache: bytes | None = None,
         process: bool = False,
+        base: bytes | None = None,
         **variables: str,
     ) -> BuiltEngine:
         double(version, **variables)
@@ -86,7 +88,7 @@ def build(double: Callable[..., None], tmp_path: Path, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             if not process:
                 patch.setattr("cascadert.engines.process._worker", in_this_process)
-            return run_worker(what, folder, "stage 'fast'", 60, hear, timing_cache)
+            return run_worker(what, folder, "stage 'fast'", 60, hear, timing_cache, base)
 
     return build
 
@@ -294,6 +296,54 @@ def test_tensorrt_rtx_times_nothing(build: Build) -> None:
     assert build("8.6", what).timing_cache is None
     with pytest.raises(BuildError, match="has no use for a timing cache"):
         build("8.6", what, timing_cache=b"")
+
+
+@pytest.mark.parametrize("version", EVERY)
+def test_refittable_engines_need_something_that_refits_them(build: Build, version: str) -> None:
+    what = recipe(network(), strongly_typed=typed(version), refittable=True)
+    if version in WEAK:
+        with pytest.raises(
+            BuildError, match=r"a refittable engine is asked for, and tensorrt 8.* has no OnnxParserRefitter"
+        ):
+            build(version, what)
+        return
+    built = build(version, what)
+    assert told(built)["flags"] == ["REFIT"]
+    again = build(version, replace(what, graph=with_other_weights(what.graph)), base=built.engine)
+    assert told(again)["flags"] == ["REFIT"]
+    found, expected = (on_the_double("10", built, what.graph, pictures()) for built in (again, built))
+    assert np.array_equal(found[0], -expected[0])
+    plain = build(version, recipe(network(), strongly_typed=typed(version)))
+    with pytest.raises(BuildError, match="its engine does not take other weights; build it with --refittable"):
+        build(version, what, base=plain.engine)
+    with pytest.raises(BuildError, match=r"does not load the engine: Error Code 1: .*; refit it where it was built"):
+        build(version, what, base=b"of another version")
+    with pytest.raises(BuildError, match=r"does not start: createInferRuntime: .*; refit where its GPU and driver are"):
+        build(version, what, base=built.engine, GPU="no")
+
+
+def test_weights_of_another_network_are_refused(build: Build) -> None:
+    built = build("10.3", recipe(network(), strongly_typed=True, refittable=True))
+    other = Graph(*_one_node(helper.make_node("Relu", ["x"], ["y"], name="other")))
+    with pytest.raises(RefusedGraph, match="Failed to refit all the weights: first_bias"):
+        build("10.3", recipe(other, strongly_typed=True, refittable=True), base=built.engine)
+
+
+def test_a_version_that_loses_biases_is_refused(build: Build) -> None:
+    build("11.3", recipe(network(), strongly_typed=True))
+    with pytest.raises(
+        BuildError, match=r"that of tensorrt 11\.3\.0 may take a bias for zero .*; leave it out, or build"
+    ):
+        build("11.3", recipe(network(), strongly_typed=True, refittable=True))
+
+
+def with_other_weights(graph: Graph) -> Graph:
+    """Turn the sign of the last convolution, and with it of the logits."""
+    model = onnx.load_model_from_string(graph.onnx)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("last_weights", "last_bias"):
+            tensor.raw_data = (-numpy_helper.to_array(tensor)).tobytes()
+    return replace(graph, onnx=model.SerializeToString())
 
 
 @pytest.mark.parametrize("version", EVERY)

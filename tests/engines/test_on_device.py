@@ -195,9 +195,9 @@ class TestOnTheBoard:
         given = []
         real = stage_build.run_worker
 
-        def listening(recipe, folder, subject, timeout_s, on_progress, timings) -> BuiltEngine:  # type: ignore[no-untyped-def]
+        def listening(recipe, folder, subject, timeout_s, on_progress, timings, base) -> BuiltEngine:  # type: ignore[no-untyped-def]
             given.append(timings)
-            built = real(recipe, folder, subject, timeout_s, on_progress, timings)
+            built = real(recipe, folder, subject, timeout_s, on_progress, timings, base)
             given.append(built.timing_cache)
             return built
 

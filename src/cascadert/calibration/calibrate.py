@@ -6,7 +6,6 @@ are all chosen by what was measured.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +18,24 @@ from cascadert.bundle import (
     Bundle,
     BundleManifest,
     CalibrationEntry,
-    QualityRow,
     calibration_part,
     write_bundle,
 )
-from cascadert.calibration.gate import ENTROPY_LIMIT_BITS, SELECTION_IOU_LIMIT
 from cascadert.calibration.judge import StageJudge
 from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
-from cascadert.calibration.precision_report import PrecisionReport, PrecisionRow
+from cascadert.calibration.precision_report import PrecisionReport
+from cascadert.calibration.quality import at_fault, quality_row
 from cascadert.calibration.ranges import Measured, measure_ranges
-from cascadert.calibration.refit import Recording, Reference, Refit, cascade_miou, policies_of, refit_thetas
-from cascadert.calibration.samples import SampleOptions, collect
+from cascadert.calibration.refit import (
+    Recording,
+    Reference,
+    Refit,
+    cascade_miou,
+    deciding,
+    policies_of,
+    refit_thetas,
+)
+from cascadert.calibration.samples import SampleOptions, collect, never_ran
 from cascadert.calibration.stage_plans import DialectPlan, Say, StagePlanner
 from cascadert.calibration.stage_runs import GraphRunner, StageRunner, StageTrace, run_cascade
 from cascadert.errors import InvalidRequest
@@ -96,7 +102,7 @@ def calibrate(
         say: called with what is being done.
 
     Raises:
-        InvalidRequest: too few frames, frames on which nothing is refined, or the output exists.
+        InvalidRequest: too few frames, frames on which a stage does not run, or the output exists.
         MissingExtra: ONNX Runtime is not installed.
     """
     check_output(output, [BUNDLE_FILE], replace=options.replace)
@@ -136,6 +142,7 @@ class _Run:
         self._bundle, self._options, self._say = bundle, options, say
         self._seen, self._held = split(recording)
         self._reference = self._runners("fp32", {})
+        self._units = {stage.name: stage.score.unit for stage in bundle.spec.stages}
         self._planners: dict[str, StagePlanner] = {}
         say("running the cascade in fp32")
         self._samples = collect(bundle, self._seen.frames, options.samples, self._seen.truths)
@@ -147,13 +154,13 @@ class _Run:
         traces = self._judging_traces()
         for name, graph in self._bundle.graphs.items():
             if not traces[name]:
-                found = f"no block was refined on {len(self._held.frames)} held-out frames"
-                raise InvalidRequest(f"calibration of stage '{name}'", found, "lower theta, or give other frames")
+                raise never_ran(self._bundle.manifest, name, len(self._held.frames))
             self._say(f"{name}: ranges")
-            pixels = {"pixels": self._samples.pixels[name]}
-            histograms = None if options.dialects else ()  # fp16 asks for extremes alone
-            measured = measure_ranges(network_graph(graph), pixels, histograms, options.samples.threads)
-            judge = StageJudge(name, traces[name], options.samples.threads)
+            measured = Measured({}, {})
+            if seen := self._samples.seen[name]:
+                histograms = None if options.dialects else ()  # fp16 asks for extremes alone
+                measured = measure_ranges(network_graph(graph), seen, histograms, options.samples.threads)
+            judge = StageJudge(name, traces[name], self._units[name], options.samples.threads)
             planner = StagePlanner(graph, measured, judge, self._say)
             for dialect in options.dialects:
                 planner.choose(dialect, options.calibrators)
@@ -161,7 +168,8 @@ class _Run:
 
     def _measured_in_fp32(self) -> Reference:
         """Return what theta is refitted against; the scores were seen when frames were sampled."""
-        scores = {name: [one.scores for one in found] for name, found in self._samples.selections.items()}
+        entries, seen = {stage.name: stage for stage in self._bundle.manifest.stages}, self._samples.selections
+        scores = {name: [deciding(entries[name], one.scores) for one in found] for name, found in seen.items()}
         if self._options.refit != "miou":
             return Reference(scores)
         manifest = self._bundle.manifest
@@ -190,7 +198,7 @@ class _Run:
         report = self._compare(manifest, ("fp16", *(n for n in rounds if n != "fp16")))
         entry = manifest.calibration
         if entry is not None:
-            entry = entry.model_copy(update={"quality": tuple(map(_quality, report.rows))})
+            entry = entry.model_copy(update={"quality": tuple(map(quality_row, report.rows))})
         written = self._write(output, manifest.model_copy(update={"calibration": entry}), self._options.replace)
         found = self._planners.items()
         return Calibrated(
@@ -265,31 +273,3 @@ class _Run:
             chosen=chosen,
         )
         return manifest.model_copy(update={"created_by": CREATED_BY, "stages": tuple(stages), "calibration": entry})
-
-
-def at_fault(row: PrecisionRow, manifest: BundleManifest) -> list[str]:
-    """Name the stages that should be given less int8, when a row is not within its limits.
-
-    Where other blocks are refined than in fp32, those whose scores decide; otherwise all.
-    """
-    other_blocks = any(agreement.iou < SELECTION_IOU_LIMIT for agreement in row.after.values())
-    if other_blocks or row.entropy_bits > ENTROPY_LIMIT_BITS:
-        return list(dict.fromkeys(s.select.producer for s in manifest.stages if s.select is not None))
-    return [stage.name for stage in manifest.stages]
-
-
-def _quality(row: PrecisionRow) -> QualityRow:
-    quality = row.quality
-    return QualityRow.model_validate(
-        {
-            "numerics": row.name,
-            "label_agreement": row.label_agreement,
-            "sqnr_db": {name: value if math.isfinite(value) else None for name, value in row.sqnr_db.items()},
-            "entropy_bits": row.entropy_bits,
-            "iou_selected_before": min((decision.iou for decision in row.before.values()), default=1.0),
-            "iou_selected": min((decision.iou for decision in row.after.values()), default=1.0),
-            "mean_n": sum(row.mean_n.values()),
-            "miou_fast": None if quality is None else quality.miou_fast,
-            "miou": None if quality is None else quality.miou,
-        }
-    )

@@ -4,36 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cascadert.stage_spec import Unit
+
 Array = NDArray[Any]
 
-SCORE_LIMIT_BITS = 1e-4
-"""Largest difference of a score: a hundred times float32's rounding of a mean of bits, a thousandth of a useful θ."""
+VALUE_LIMIT = 1e-4
+"""Largest difference of a value, in its unit.
+
+Of scores in bits: a hundred times float32's rounding of a mean, a thousandth of a useful θ; of those that are a share
+likewise. Of a carried tensor or logits, which have no unit, it is relative to their largest magnitude: the sums they
+are made of are of that size, and float32 sums in another order differ by about a millionth of it.
+"""
 
 TIE_LOGITS = 1e-3
 """Two classes whose logits differ by less are tied: float32 sums in another order move logits by about 1e-4."""
 
-TIED_LIMITS = {"labels": 0.01, "entropy": 0.1}
+TIED_LIMITS = {"labels": 0.01, "scores": 1.0, "order": 1.0}
 """Share of a port's elements that may be tied: a reference that doubts more of its own answer shows nothing.
 
 One flip in a max-unpooling moves the entropy of some hundred pixels by more than the limit, and the label of few.
+Scores and order are too few for a share to mean anything.
 """
+
+TIED_LIMIT = 0.1
+"""The same of every other port: maps in floating point."""
 
 DIFFERENT_LABELS_LIMIT = 0
 """Pixels outside ties whose label may differ."""
+
+ValueUnit = Unit | Literal["magnitude"]
+_WORDS: dict[ValueUnit, str] = {"bits": " bits", "share": " as a share", "magnitude": " of the largest magnitude"}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One port over some frames.
 
-    `equal` counts elements that agree, for scores and entropy within the limit; `tied` those that do not where the
+    `equal` counts elements that agree, for floating point within the limit; `tied` those that do not where the
     reference would not keep its own answer (`Doubt`); `different` the rest. `largest` and `mean` are absolute
-    differences in bits over all elements, absent for integers.
+    differences in `unit` over all elements; all three are absent for integers.
     """
 
     stage: str
@@ -44,20 +58,26 @@ class Comparison:
     different: int
     largest: float | None = None
     mean: float | None = None
+    unit: ValueUnit | None = None
 
     @property
     def limit(self) -> str:
         """What `passed` asks for, in words."""
-        if self.largest is not None:
-            return f"{SCORE_LIMIT_BITS:g} bits"
+        if self.unit is not None:
+            return f"{VALUE_LIMIT:g}{_WORDS[self.unit]}"
         return f"{DIFFERENT_LABELS_LIMIT} different, ties aside"
 
     @property
     def found(self) -> str:
         """What was found, in words."""
-        if self.largest is not None:
-            return f"the largest difference is {self.largest:.3g} bits"
+        if self.unit is not None:
+            return f"the largest difference is {self.largest:.3g}{_WORDS[self.unit]}"
         return f"{self.different} of {self.elements} differ, {self.tied} more are tied"
+
+    @property
+    def too_many_ties(self) -> bool:
+        """Whether the reference doubts so much of its answer that the comparison shows nothing."""
+        return self.tied > TIED_LIMITS.get(self.port, TIED_LIMIT) * self.elements
 
     @property
     def passed(self) -> bool:
@@ -79,11 +99,17 @@ class Comparison:
             sum(row.different for row in rows),
             float(np.max(largest)) if largest else None,  # np.max hands NaN on, max() may lose it
             total / elements if largest else None,
+            first.unit,
         )
 
 
 def compare_values(
-    stage: str, port: str, wanted: Array, found: Array, spread: NDArray[np.float32] | float = 0.0
+    stage: str,
+    port: str,
+    wanted: Array,
+    found: Array,
+    unit: ValueUnit,
+    spread: NDArray[np.float32] | float = 0.0,
 ) -> Comparison:
     """Compare floating-point values; equal infinities are equal.
 
@@ -92,11 +118,13 @@ def compare_values(
     """
     both_infinite = np.isinf(wanted) & (wanted == found)
     difference = np.abs(np.where(both_infinite, 0, wanted) - np.where(both_infinite, 0, found))
-    within = difference <= SCORE_LIMIT_BITS
+    scale = float(np.max(np.abs(wanted), initial=0, where=np.isfinite(wanted))) if unit == "magnitude" else 1.0
+    difference = difference / (scale or 1.0)
+    within = difference <= VALUE_LIMIT
     equal = int(np.count_nonzero(within))
-    tied = int(np.count_nonzero(~within & (difference <= 2 * np.asarray(spread))))
+    tied = int(np.count_nonzero(~within & (difference <= 2 * np.asarray(spread) / (scale or 1.0))))
     largest, mean = float(difference.max()), float(difference.mean())
-    return Comparison(stage, port, wanted.size, equal, tied, wanted.size - equal - tied, largest, mean)
+    return Comparison(stage, port, wanted.size, equal, tied, wanted.size - equal - tied, largest, mean, unit)
 
 
 def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.float32]) -> Comparison:
@@ -107,10 +135,10 @@ def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.
     return Comparison(stage, "labels", wanted.size, wanted.size - unequal, tied, unequal - tied)
 
 
-def compare_order(stage: str, wanted: Array, found: Array, scores: Array, spread: float = 0.0) -> Comparison:
+def compare_order(
+    stage: str, wanted: Array, found: Array, scores: Array, score_limit: float = VALUE_LIMIT
+) -> Comparison:
     """Compare block orders; two blocks in each other's place are tied if their scores differ by the limit or less.
-
-    The limit is twice the largest `spread` of a score where that is more; see `compare_values`.
 
     A block that is missing, doubled or unknown is a difference that no tie excuses.
     """
@@ -122,6 +150,6 @@ def compare_order(stage: str, wanted: Array, found: Array, scores: Array, spread
     score_of[wanted] = scores
     with np.errstate(invalid="ignore"):
         gap = np.abs(score_of[found] - scores)
-    tied = int(np.count_nonzero(differ & ((gap <= max(SCORE_LIMIT_BITS, 2 * spread)) | (score_of[found] == scores))))
+    tied = int(np.count_nonzero(differ & ((gap <= score_limit) | (score_of[found] == scores))))
     unequal = int(np.count_nonzero(differ))
     return Comparison(stage, "order", wanted.size, wanted.size - unequal, tied, unequal - tied)

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cascadert.export.stages import Stage
+from cascadert.stage_spec import LABELS
 
 Array = NDArray[Any]
 
 PERTURBATION = 1e-5
-"""Relative change of the network's input: 1/400 of a grey level at full scale, and more than float32 rounds by."""
+"""Relative change of what the network sees: 1/400 of a grey level at full scale, and more than float32 rounds by."""
 
 DRAWS = 16
 """Perturbed runs. A tie inside the network goes either way in each, so that 16 miss one in 65,536."""
@@ -34,28 +35,33 @@ class Doubt:
     """How sure the reference is of each output.
 
     `margins` float32 `[N, H, W]` tells how far a pixel is from another label in logits; 0 where it is no further than
-    twice what perturbation moved it. `spread` maps each floating-point port to the largest change of each element.
+    twice what perturbation moved it. Absent of a stage without labels. `spread` maps each floating-point port to the
+    largest change of each element.
     """
 
-    margins: NDArray[np.float32]
+    margins: NDArray[np.float32] | None
     spread: Mapping[str, NDArray[np.float32]]
 
 
 def doubt_of(
-    module: Stage, inputs: Mapping[str, Array], outputs: Mapping[str, Array], margins: NDArray[np.float32]
+    module: Stage, inputs: Mapping[str, Array], outputs: Mapping[str, Array], margins: NDArray[np.float32] | None
 ) -> Doubt:
     """Run a stage's torch module again under perturbations, on the inputs that gave `outputs` and `margins`."""
     arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
-    pixels, network = module.pixels(*arguments), module.network
-    moved = np.zeros_like(margins)
+    seen, network = module.network_inputs(*arguments), module.network
+    moved = None if margins is None else np.zeros_like(margins)
     spread = {name: np.zeros_like(value) for name, value in outputs.items() if value.dtype == np.float32}
     for seed in range(DRAWS):
-        with _answering(module, network(_perturbed(pixels, seed))):
+        with _answering(module, network(*_perturbed(seen, seed))):
             again = dict(zip(module.output_names, (output.numpy() for output in module(*arguments)), strict=True))
-            _widen(moved, margins, module.margins(*arguments).numpy())
+            if margins is not None and moved is not None:
+                _widen(moved, margins, module.margins(*arguments).numpy())
         for name, largest in spread.items():
             _widen(largest, outputs[name], again[name])
-        margins = np.where(again["labels"] != outputs["labels"], np.float32(0), margins)
+        if margins is not None:
+            margins = np.where(again[LABELS] != outputs[LABELS], np.float32(0), margins)
+    if margins is None or moved is None:
+        return Doubt(None, spread)
     return Doubt(np.where(margins <= 2 * moved, np.float32(0), margins), spread)
 
 
@@ -65,16 +71,18 @@ def _widen(largest: NDArray[np.float32], before: Array, after: Array) -> None:
         np.fmax(largest, np.abs(after - before), out=largest)
 
 
-def _perturbed(pixels: Tensor, seed: int) -> Tensor:
+def _perturbed(seen: tuple[Tensor, ...], seed: int) -> Iterator[Tensor]:
     """Multiply each value by a random factor in 1 ± PERTURBATION."""
-    noise = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return pixels * (1 + PERTURBATION * noise)
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in seen:
+        noise = torch.rand(tensor.shape, generator=generator) * 2 - 1
+        yield tensor * (1 + PERTURBATION * noise)
 
 
 @contextmanager
-def _answering(module: Stage, output: Tensor) -> Iterator[None]:
-    """Let the stage's network give this output, so that it need run but once for all that is made of it."""
-    network, module.network = module.network, _Answer(output)
+def _answering(module: Stage, answer: Any) -> Iterator[None]:
+    """Let the stage's network return this, so that it need run but once for all that is made of it."""
+    network, module.network = module.network, _Answer(answer)
     try:
         yield
     finally:
@@ -82,10 +90,10 @@ def _answering(module: Stage, output: Tensor) -> Iterator[None]:
 
 
 class _Answer(nn.Module):
-    def __init__(self, output: Tensor) -> None:
+    def __init__(self, answer: Any) -> None:
         super().__init__()
-        self.output = output
+        self.answer = answer
 
-    def forward(self, _: Tensor) -> Tensor:
-        """Return the output, whatever is asked."""
-        return self.output
+    def forward(self, *_: Tensor) -> Any:
+        """Return the answer, whatever is asked."""
+        return self.answer

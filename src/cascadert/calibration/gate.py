@@ -6,19 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cascadert.stage_spec import Unit
+
 if TYPE_CHECKING:
     from cascadert.calibration.precision_report import PrecisionRow
 
 MIOU_LOSS_LIMIT = 0.005
 """Share of mIoU that the cascade may lose to fp32: half a point, less than two trainings of one network differ by."""
 
-ENTROPY_LIMIT_BITS = 0.02
-"""Mean absolute change of a block's score: a fiftieth of a useful theta of 1 bit. Refitting theta takes out a shift
-that all blocks share, and nothing else."""
+SCORE_ERROR_LIMITS: Mapping[Unit, float] = {"bits": 0.02, "share": 0.02}
+"""Mean absolute change of a score, by its unit: a fiftieth of a useful theta of 1 bit, and of a share a fiftieth of
+the whole scale. Refitting theta takes out a shift that all blocks share, and nothing else."""
 
 SELECTION_IOU_LIMIT = 0.95
 """Intersection over union of the blocks that are refined with those of fp32, theta refitted: of 40 blocks, one may be
 exchanged for another. More, and costs and quality that were measured in fp32 do not hold any longer."""
+
+FLIPS_LIMIT = 0.05
+"""Share of the frames on which a stage that runs as a whole may run where it does not in fp32, or the reverse, theta
+refitted and scores next to theta aside: of 20 frames, one. An IoU of the frames would say little where few have it run.
+"""
 
 FP32_LABEL_AGREEMENT_LIMIT = 0.999
 """PyTorch and ONNX Runtime sum in different orders: only pixels between two classes that are equal but for rounding
@@ -105,6 +112,20 @@ def checks_of(row: PrecisionRow, reference: PrecisionRow) -> Iterator[Check]:
         yield Check(row.name, "label agreement", agree, 100 * limits.label_agreement, True, " %", digits=2)
     for stage, sqnr_db in row.sqnr_db.items():
         yield Check(row.name, f"SQNR of {stage}", sqnr_db, limits.sqnr_db, True, " dB", digits=1)
-    yield Check(row.name, "entropy error", row.entropy_bits, ENTROPY_LIMIT_BITS, False, " bits", digits=4)
+    for stage, error in row.score_errors.items():
+        unit = " bits" if error.unit == "bits" else ""
+        limit = SCORE_ERROR_LIMITS[error.unit]
+        yield Check(row.name, f"score error of {stage}", error.mean, limit, False, unit, digits=4)
+    yield from decision_checks(row)
+
+
+def decision_checks(row: PrecisionRow) -> Iterator[Check]:
+    """Yield what is asked of each decision, theta refitted."""
     for stage, agreement in row.after.items():
-        yield Check(row.name, f"selection IoU of {stage}", agreement.iou, SELECTION_IOU_LIMIT, True)
+        if agreement.whole:
+            flips = 100 * len(agreement.far_flips) / agreement.frames
+            yield Check(
+                row.name, f"flips before {stage}", flips, 100 * FLIPS_LIMIT, False, " % of the frames", digits=1
+            )
+        else:
+            yield Check(row.name, f"selection IoU of {stage}", agreement.iou, SELECTION_IOU_LIMIT, True)

@@ -1,4 +1,4 @@
-"""Instance uncertainty (systems.md, section 3, eq. 7): every pixel as uncertain as the region it lies in.
+"""Instance uncertainty (paper 002, eq. 7): every pixel as uncertain as the region it lies in.
 
 One uncertain pixel is noise, a region that is uncertain as a whole is an object the network does not know.
 """
@@ -13,28 +13,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 
 
-def entropy_bits(logits: Floats) -> NDArray[np.float64]:
-    """Entropy of the softmax over classes, in bits: `[N, K, h, w]` to `[N, h, w]`; one channel is a binary task."""
-    values = logits.astype(np.float64)
-    if values.shape[1] == 1:
-        values = np.concatenate([np.zeros_like(values), values], axis=1)
-    shifted = values - values.max(axis=1, keepdims=True)
-    weights = np.exp(shifted)
-    total = weights.sum(axis=1)
-    bits: NDArray[np.float64] = (np.log(total) - (weights * shifted).sum(axis=1) / total) / np.log(2)
-    return bits
-
-
 def connected_regions(labels: NDArray[Any]) -> NDArray[np.intp]:
-    """Number the connected regions of equal labels, 4-adjacent: `[h, w]` to `[h, w]`, from 0 on without gaps.
+    """Number the connected regions of equal labels, 8-adjacent: `[h, w]` to `[h, w]`, from 0 on without gaps.
 
     Runs of a row are the nodes of a graph; each round hooks the roots of neighbours onto the lower one.
     """
     begins = np.ones(labels.shape, np.bool_)
     begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
     runs = np.cumsum(begins).reshape(labels.shape) - 1
-    touching = labels[1:] == labels[:-1]
-    upper, lower = runs[:-1][touching], runs[1:][touching]
+    upper, lower = _touching(labels, runs)
     root = np.arange(runs.max() + 1)
     while True:
         a, b = root[upper], root[lower]
@@ -45,6 +32,17 @@ def connected_regions(labels: NDArray[Any]) -> NDArray[np.intp]:
             root = root[root]
     regions: NDArray[np.intp] = np.unique(root, return_inverse=True)[1][runs]
     return regions
+
+
+def _touching(labels: NDArray[Any], runs: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pairs of runs that touch from row to row: straight below, or at a corner to either side."""
+    sides = (np.s_[:], np.s_[:]), (np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])
+    pairs = []
+    for above, below in sides:
+        same = labels[:-1, above] == labels[1:, below]
+        pairs.append((runs[:-1, above][same], runs[1:, below][same]))
+    upper, lower = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return upper, lower
 
 
 def instance_uncertainty(labels: NDArray[Any], uncertainty: Floats) -> NDArray[np.float64]:

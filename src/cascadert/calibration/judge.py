@@ -4,48 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cascadert.calibration.gate import ENTROPY_LIMIT_BITS
-from cascadert.calibration.metrics import sqnr_db
-from cascadert.calibration.row_measures import by_block, score_errors
+from cascadert.calibration.gate import SCORE_ERROR_LIMITS
+from cascadert.calibration.logits import labels_of
+from cascadert.calibration.metrics import Noise
+from cascadert.calibration.row_measures import add_noise, by_block, least_sqnr_db, score_errors
 from cascadert.calibration.stage_runs import LOGITS, GraphRunner, StageTrace
 from cascadert.graph import Graph
+from cascadert.stage_spec import SCORES, Unit
 
 
 @dataclass(frozen=True)
 class Found:
     """One form of a stage against fp32.
 
-    `sqnr_db` is of the network's logits, `agreement` the share of their arg-maxima that stay, `entropy_bits` the mean
-    absolute change of a block's score: absent where the stage makes none.
+    `sqnr_db` is of the network's logits and of each tensor that it carries, the least; `agreement` the share of the
+    logits' arg-maxima that stay, 1 where there are none; `score_error` the mean absolute change of a block's score in
+    its `unit`, absent where the stage makes none.
     """
 
     sqnr_db: float
     agreement: float
-    entropy_bits: float | None
+    score_error: float | None
+    unit: Unit = "bits"
 
     @property
     def noise(self) -> float:
-        """Power of the error over that of the logits."""
+        """Power of the error over that of the signal."""
         return float(10 ** (-self.sqnr_db / 10))
+
+    @property
+    def score_share(self) -> float | None:
+        """The score error as a share of what the gate allows."""
+        return None if self.score_error is None else self.score_error / SCORE_ERROR_LIMITS[self.unit]
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What a stage must reach."""
+    """What a stage must reach; `score_share` is how much of the score error that the gate allows it may have."""
 
     sqnr_db: float
     agreement: float
-    entropy_bits: float = ENTROPY_LIMIT_BITS
+    score_share: float = 1.0
 
     def holds(self, found: Found) -> bool:
         """Whether it does; NaN never does."""
         close = found.sqnr_db >= self.sqnr_db and found.agreement >= self.agreement
-        return close and (found.entropy_bits is None or found.entropy_bits <= self.entropy_bits)
+        return close and (found.score_share is None or found.score_share <= self.score_share)
 
 
 class StageJudge:
@@ -54,23 +61,25 @@ class StageJudge:
     Args:
         name: the stage.
         traces: its inputs and outputs in fp32, frame by frame; at least one.
+        unit: of its scores, if it makes any.
         threads: of ONNX Runtime; 0 for all cores.
     """
 
-    def __init__(self, name: str, traces: Sequence[StageTrace], threads: int = 0) -> None:
-        self.name, self._traces, self._threads = name, traces, threads
+    def __init__(self, name: str, traces: Sequence[StageTrace], unit: Unit = "bits", threads: int = 0) -> None:
+        self.name, self._traces, self._unit, self._threads = name, traces, unit, threads
 
     def judge(self, graph: Graph) -> Found:
         """Run a lowered graph on every frame and compare."""
         runner = GraphRunner(self.name, graph, self._threads)
         pairs = [(trace.outputs, runner.run(trace.inputs)) for trace in self._traces]
-        wanted, found = (np.concatenate([pair[side][LOGITS].ravel() for pair in pairs]) for side in (0, 1))
-        same = np.concatenate([(_labels(w[LOGITS]) == _labels(f[LOGITS])).ravel() for w, f in pairs])
-        changes = [score_errors(by_block(w), by_block(f)) for w, f in pairs if "scores" in w]
-        entropy = float(np.concatenate(changes).mean()) if changes else None
-        return Found(sqnr_db(wanted, found), float(same.mean()), entropy)
-
-
-def _labels(logits: NDArray[Any]) -> NDArray[Any]:
-    """Return the arg-maxima of logits `[n, K, h, w]`; K = 1 stands for two classes."""
-    return logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0] > 0
+        noise: dict[str, Noise] = {}
+        for wanted, found in pairs:
+            add_noise(noise, wanted, found)
+        same = [labels_of(w[LOGITS]) == labels_of(f[LOGITS]) for w, f in pairs if LOGITS in w]
+        changes = [score_errors(by_block(w), by_block(f)) for w, f in pairs if SCORES in w]
+        return Found(
+            least_sqnr_db(noise),
+            float(np.concatenate([each.ravel() for each in same]).mean()) if same else 1.0,
+            float(np.concatenate(changes).mean()) if changes else None,
+            self._unit,
+        )

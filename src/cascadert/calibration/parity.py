@@ -2,7 +2,7 @@
 
 Every stage gets the very inputs that its torch module got, so that a difference belongs to that stage alone; then the
 whole cascade runs on its own decisions, end to end. A comparison that could not have failed is a failure: one class
-everywhere, or no block selected.
+everywhere, or a stage that no frame reached.
 """
 
 from __future__ import annotations
@@ -10,44 +10,33 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cascadert.bundle import Bundle, StageEntry
-from cascadert.calibration.comparison import (
-    SCORE_LIMIT_BITS,
-    TIED_LIMITS,
-    Comparison,
-    compare_labels,
-    compare_order,
-    compare_values,
-)
-from cascadert.calibration.doubt import Doubt, doubt_of
+from cascadert.bundle import Bundle, BundleManifest, StageEntry
+from cascadert.calibration.comparison import VALUE_LIMIT, Comparison, compare_labels
+from cascadert.calibration.stage_parity import StagePair, latest_margins
+from cascadert.calibration.walk import Planes, Walk, labelled_stages, refines_blocks
 from cascadert.errors import ParityError
 from cascadert.export.compile import rebuild_stages
 from cascadert.export.lowering import lower
 from cascadert.export.stages import Stage
 from cascadert.graph import Dialect
 from cascadert.pixels import planes_from_rgb
-from cascadert.runtime.devices.host import HostBuffer, HostDevice
+from cascadert.runtime.devices.host import HostDevice
 from cascadert.runtime.executables.onnxruntime import OnnxRuntimeExecutable
 from cascadert.runtime.open import load_executables
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.pipeline import Pipeline
 from cascadert.runtime.placement import place
 from cascadert.runtime.results import StageRun
-from cascadert.runtime.selection import Decider
 from cascadert.scenes import SceneOptions, render
 from cascadert.spec import CascadeSpec, SelectPolicy, ThresholdPolicy, TopKPolicy
-
-Array = NDArray[Any]
-Planes = Mapping[str, Array]
+from cascadert.stage_spec import LABELS
 
 
 @dataclass(frozen=True)
@@ -67,14 +56,20 @@ class ParityOptions:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """A row per stage and port, what the frames exercised, and whether all of it holds."""
+    """A row per stage and port, what the frames exercised, and whether all of it holds.
+
+    `selected` has how many blocks each stage refined, frame by frame; `ran` on how many frames each other stage ran
+    before which there is a decision. `notes` say what the frames did not exercise without making them worthless.
+    """
 
     rows: tuple[Comparison, ...]
     frames: int
     selected: Mapping[str, tuple[int, ...]]
+    ran: Mapping[str, int]
     blocks: int
     classes: int
-    vacuous: tuple[str, ...] = field(default=())
+    vacuous: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -119,21 +114,21 @@ def check_parity(
         SpecError, NetworkError: the networks cannot be built again.
         BundleError: they are not the ones that were exported.
     """
-    spec = bundle.spec
     modules = rebuild_stages(bundle, options.spec)
-    collected = _Collected(spec)
-    count = 0
+    collected, count = _Collected(bundle.manifest), 0
     graphs = dict(bundle.graphs)
     if options.dialect != "semantic":
         graphs = {name: lower(graph, options.dialect) for name, graph in graphs.items()}
     serial = RuntimeOptions(mode="serial", threads=options.threads)
     executables = load_executables(graphs, place(bundle.manifest, serial, sorted(os.sched_getaffinity(0))))
     with Pipeline(bundle.manifest, executables, HostDevice(), serial) as pipeline:
-        for count, planes in enumerate(generated_streets(spec, options.frames) if frames is None else frames, start=1):
-            _compare_frame(planes, bundle, modules, executables, pipeline, collected)
+        compared = _Compared(bundle.manifest, modules, executables, pipeline)
+        given = generated_streets(bundle.spec, options.frames) if frames is None else frames
+        for count, planes in enumerate(given, start=1):
+            compared.frame(planes, collected)
             if progress:
                 progress(count)
-    return collected.report(count, spec)
+    return collected.report(count)
 
 
 def generated_streets(spec: CascadeSpec, count: int) -> Iterator[Planes]:
@@ -146,175 +141,140 @@ def generated_streets(spec: CascadeSpec, count: int) -> Iterator[Planes]:
         yield planes_from_rgb(rgb, frame.pixel_format)
 
 
-@torch.inference_mode()
-def _compare_frame(
-    planes: Planes,
-    bundle: Bundle,
-    modules: tuple[Stage, ...],
-    executables: Mapping[str, OnnxRuntimeExecutable],
-    pipeline: Pipeline,
-    collected: _Collected,
-) -> None:
-    tensors: dict[str, Array] = {name: np.ascontiguousarray(plane) for name, plane in planes.items()}
-    pairs: list[_Pair] = []
-    for module, stage in zip(modules, bundle.manifest.stages, strict=True):
-        n = _count(stage, tensors)
-        if n == 0:
-            for output in stage.outputs:
-                if output.when_skipped is not None:
-                    tensors[f"{stage.name}.{output.name}"] = tensors[output.when_skipped]
-        else:
-            inputs = {i.name: tensors[i.source][:n] if i.prefix else tensors[i.source] for i in stage.inputs}
-            pairs.append(_Pair(stage, module, inputs, executables[stage.name]))
-            tensors.update({f"{stage.name}.{name}": value for name, value in pairs[-1].wanted.items()})
-        if n is not None:
-            collected.selected[stage.name].append(n)
-    for pair in pairs:
-        collected.add(pair.compare())
-    collected.add([_end_to_end(planes, pairs, pipeline, collected)])
-
-
-def _end_to_end(planes: Planes, pairs: list[_Pair], pipeline: Pipeline, collected: _Collected) -> Comparison:
-    """Compare the labels of the whole cascade, each on its own decisions."""
-    result, wanted = pipeline.infer(dict(planes)), pairs[-1].wanted["labels"]
-    flipped = {
-        pair.name: TopKPolicy(k=pair.count)
-        for pair in pairs
-        for run in result.runs
-        if run.stage == pair.name and run.n is not None and run.n != pair.count and pair.at_the_cut(run)
-    }
-    if flipped:  # a score within its limit of the threshold: either decision is right, so both take PyTorch's
-        result = pipeline.infer(dict(planes), flipped)
-    found = result.labels
-    collected.classes.update(np.unique(found).tolist())
-    margins = np.full(wanted.shape, np.inf, np.float32)
-    if np.array_equal(wanted, found):
-        return compare_labels("end to end", wanted, found, margins)
-    row = compare_labels("end to end", wanted, found, _latest(margins, [pair.margins for pair in pairs]))
-    if row.passed:
-        return row
-    return compare_labels("end to end", wanted, found, _latest(margins, [pair.doubt.margins for pair in pairs]))
-
-
-def _latest(margins: NDArray[np.float32], stages: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Combine margins: a later stage decides about the pixels it wrote, which are those with a finite margin."""
-    for later in stages:
-        margins = np.where(np.isinf(later), margins, later)
-    return margins
-
-
-def _count(stage: StageEntry, tensors: Mapping[str, Array]) -> int | None:
-    if stage.select is None:
-        return None
-    scores = tensors.get(stage.select.scores)
-    return 0 if scores is None else _expected_n(stage.select.policy, scores)
-
-
-def _expected_n(policy: SelectPolicy, scores: Array) -> int:
-    """Return n; where it depends on time, a quarter of the blocks: parity is about values."""
-    if not isinstance(policy, ThresholdPolicy | TopKPolicy):
-        policy = TopKPolicy(k=-(-len(scores) // 4))
-    return Decider(len(scores)).choose(policy, scores)
-
-
-class _Pair:
-    """One stage on one frame, by both: `wanted` is PyTorch's, `found` ONNX Runtime's."""
+class _Compared:
+    """A bundle by both: its modules in PyTorch; its stages in ONNX Runtime, one by one and in a pipeline."""
 
     def __init__(
-        self, stage: StageEntry, module: Stage, inputs: Mapping[str, Array], executable: OnnxRuntimeExecutable
+        self,
+        manifest: BundleManifest,
+        modules: tuple[Stage, ...],
+        executables: Mapping[str, OnnxRuntimeExecutable],
+        pipeline: Pipeline,
     ) -> None:
-        self._stage, self._module, self._inputs = stage, module, inputs
-        self.name = stage.name
-        self.count = len(inputs["indices"]) if "indices" in inputs else 0
-        arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
-        outputs = (output.numpy() for output in module(*arguments))
-        self.wanted: dict[str, Array] = dict(zip(module.output_names, outputs, strict=True))
-        self.found = _run_executable(executable, inputs)
+        self._manifest, self._executables, self._pipeline = manifest, executables, pipeline
+        self._modules = {module.name: module for module in modules}
 
-    @cached_property
-    def margins(self) -> NDArray[np.float32]:
-        """How far PyTorch is from another label, `[N, H, W]`; costs a run, so it is asked only about differences."""
-        arguments = [torch.from_numpy(self._inputs[name]) for name in self._module.input_names]
-        margins: NDArray[np.float32] = self._module.margins(*arguments).numpy()
-        return margins
+    @torch.inference_mode()
+    def frame(self, planes: Planes, collected: _Collected) -> None:
+        """Compare every stage that PyTorch reaches on a frame, then the whole cascade."""
+        walk, pairs = Walk(planes), dict[str, StagePair]()
+        for stage in self._manifest.stages:
+            inputs = walk.inputs(stage, None if stage.select is None else stage.select.policy)
+            if inputs is not None:
+                pairs[stage.name] = StagePair(stage, self._modules[stage.name], inputs, self._executables[stage.name])
+                walk.add(stage.name, pairs[stage.name].wanted)
+        for pair in pairs.values():
+            collected.add(pair.compare())
+        found = self._pipeline_labels(planes, walk, pairs)
+        wanted = walk.tensors[f"{labelled_stages(self._manifest)[-1]}.{LABELS}"]
+        collected.add([_end_to_end(wanted, found, list(pairs.values()))])
+        collected.note(walk, pairs, found)
 
-    @cached_property
-    def doubt(self) -> Doubt:
-        """Where PyTorch would not keep its answer; costs several runs, for differences that margins do not explain."""
-        return doubt_of(self._module, self._inputs, self.wanted, self.margins)
+    def _pipeline_labels(self, planes: Planes, walk: Walk, pairs: Mapping[str, StagePair]) -> NDArray[np.uint8]:
+        """Return what the pipeline makes of a frame.
 
-    def at_the_cut(self, run: StageRun) -> bool:
-        """Whether every block that only one of the two decisions refines scores within its limit of the threshold."""
-        policy = None if self._stage.select is None else self._stage.select.policy
-        if not isinstance(policy, ThresholdPolicy) or run.scores is None or run.n is None:
-            return False
-        between = run.scores[min(run.n, self.count) : max(run.n, self.count)]
-        return bool(np.all(np.abs(between - policy.theta) <= SCORE_LIMIT_BITS))
-
-    def compare(self) -> list[Comparison]:
-        """Compare every port; differences are looked at again in the light of the reference's own doubt."""
-        return [self._compare(output.name) for output in self._stage.outputs]
-
-    def _compare(self, port: str) -> Comparison:
-        name, wanted, found = self._stage.name, self.wanted[port], self.found[port]
-        if port == "labels":
-            margins = np.full(wanted.shape, np.inf) if np.array_equal(wanted, found) else self.margins
-            row = compare_labels(name, wanted, found, margins)
-            return row if row.passed else compare_labels(name, wanted, found, self.doubt.margins)
-        if port == "order":
-            row = compare_order(name, wanted, found, self.wanted["scores"])
-            spread = 0.0 if row.passed else float(np.max(self.doubt.spread["scores"]))
-            return row if row.passed else compare_order(name, wanted, found, self.wanted["scores"], spread)
-        row = compare_values(name, port, wanted, found)
-        return row if row.passed else compare_values(name, port, wanted, found, self.doubt.spread[port])
+        Where a score is within its limit of a threshold, either decision is right: it takes PyTorch's then.
+        """
+        forced: dict[str, SelectPolicy] = {}
+        while True:
+            result = self._pipeline.infer(dict(planes), forced)
+            entries = {stage.name: stage for stage in self._manifest.stages if stage.name in walk.selected}
+            others = {
+                run.stage: TopKPolicy(k=len(walk.selected[run.stage]))
+                for run in result.runs
+                if run.stage in entries
+                and run.stage not in forced
+                and _is_excused(entries[run.stage], run, walk, pairs)
+            }
+            if not others:
+                return result.labels
+            forced |= others
 
 
-def _run_executable(executable: OnnxRuntimeExecutable, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    device = HostDevice()
-    stream = device.create_stream("parity")
-    bindings = {
-        spec.name: HostBuffer(np.ascontiguousarray(inputs[spec.name]), spec.dtype) for spec in executable.inputs
-    }
-    outputs = {
-        spec.name: device.allocate(tuple(int(size) for size in spec.shape), spec.dtype) for spec in executable.outputs
-    }
-    stream.begin()
-    executable.enqueue({**bindings, **outputs}, stream)
-    done = stream.record()
-    stream.close()
-    if done.error is not None:
-        raise done.error
-    return {name: buffer.array for name, buffer in outputs.items()}
+def _is_excused(stage: StageEntry, run: StageRun, walk: Walk, pairs: Mapping[str, StagePair]) -> bool:
+    """Whether a decision differs from PyTorch's, and by no block whose score is clear of the threshold."""
+    wanted = len(walk.selected[stage.name])
+    if run.n is None or run.n == wanted or stage.select is None or run.scores is None or not len(run.scores):
+        return False
+    producer = pairs.get(stage.select.producer)
+    if producer is None or not isinstance(stage.select.policy, ThresholdPolicy):
+        return False
+    between = run.scores[min(run.n, wanted) : max(run.n, wanted)]
+    distance = float(np.max(np.abs(between - stage.select.policy.theta)))
+    return distance <= VALUE_LIMIT or distance <= producer.score_limit
+
+
+def _end_to_end(wanted: NDArray[np.uint8], found: NDArray[np.uint8], pairs: list[StagePair]) -> Comparison:
+    """Compare the labels of the whole cascade, each on its own decisions."""
+    margins = np.full(wanted.shape, np.inf, np.float32)
+    row = compare_labels("end to end", wanted, found, margins)
+    for doubted in (False, True):
+        if row.passed:
+            break
+        row = compare_labels("end to end", wanted, found, np.minimum(margins, latest_margins(pairs, doubted)))
+    return row
 
 
 class _Collected:
     """Comparisons so far, by stage and port, and what the frames exercised."""
 
-    def __init__(self, spec: CascadeSpec) -> None:
+    def __init__(self, manifest: BundleManifest) -> None:
+        self._manifest = manifest
         self._rows: dict[tuple[str, str], list[Comparison]] = {}
-        self.classes: set[int] = set()
-        self.selected: dict[str, list[int]] = {stage.name: [] for stage in spec.stages[1:]}
+        self._classes: set[int] = set()
+        self._ran = {stage.name: 0 for stage in manifest.stages}
+        self._selected: dict[str, list[int]] = {stage.name: [] for stage in manifest.stages if stage.select is not None}
 
     def add(self, rows: Iterable[Comparison]) -> None:
         """Add what was compared on one frame."""
         for row in rows:
             self._rows.setdefault((row.stage, row.port), []).append(row)
 
-    def report(self, frames: int, spec: CascadeSpec) -> ParityReport:
+    def note(self, walk: Walk, ran: Iterable[str], labels: NDArray[np.uint8]) -> None:
+        """Note which stages ran on a frame, on how many blocks, and the classes of its labels."""
+        self._classes.update(np.unique(labels).tolist())
+        for name in ran:
+            self._ran[name] += 1
+        for name, blocks in walk.selected.items():
+            self._selected[name].append(len(blocks))
+
+    def report(self, frames: int) -> ParityReport:
         """Add up, and say what makes the comparison vacuous."""
-        vacuous = [] if frames else ["there was no frame"]
-        if frames and len(self.classes) < 2:
-            vacuous.append("one class everywhere")
-        vacuous += [f"stage '{name}' refined no block" for name, counts in self.selected.items() if not any(counts)]
-        merged = tuple(Comparison.merged(rows) for rows in self._rows.values())
-        for row in merged:
-            if row.tied > TIED_LIMITS.get(row.port, 1.0) * row.elements:
-                vacuous.append(f"{row.tied / row.elements:.1%} of {row.stage}.{row.port} are ties")
+        places = {stage: i for i, stage in enumerate(self._ran)}  # what a late frame reaches first comes in its place
+        found = sorted(self._rows, key=lambda row: places.get(row[0], len(places)))
+        rows = tuple(Comparison.merged(self._rows[row]) for row in found)
+        by_blocks = {stage.name for stage in self._manifest.stages if refines_blocks(stage)}
         return ParityReport(
-            rows=merged,
+            rows=rows,
             frames=frames,
-            selected={name: tuple(counts) for name, counts in self.selected.items()},
-            blocks=spec.blocks,
-            classes=len(self.classes),
-            vacuous=tuple(vacuous),
+            selected={name: tuple(n) for name, n in self._selected.items() if name in by_blocks},
+            ran={name: self._ran[name] for name in self._selected if name not in by_blocks},
+            blocks=self._manifest.spec.blocks,
+            classes=len(self._classes),
+            vacuous=tuple(self._vacuous(frames, rows)),
+            notes=tuple(self._never_skipped(frames)),
         )
+
+    def _vacuous(self, frames: int, rows: tuple[Comparison, ...]) -> Iterator[str]:
+        if not frames:
+            yield "there was no frame"
+            return
+        if len(self._classes) < 2:
+            yield "one class everywhere"
+        yield from unreached(self._manifest, self._ran)
+        for row in rows:
+            if row.too_many_ties:
+                yield f"{row.tied / row.elements:.1%} of {row.stage}.{row.port} are ties"
+
+    def _never_skipped(self, frames: int) -> Iterator[str]:
+        for stage in self._manifest.stages:
+            if stage.select is not None and not refines_blocks(stage) and 0 < self._ran[stage.name] == frames:
+                yield f"no frame ended before '{stage.name}'"
+
+
+def unreached(manifest: BundleManifest, ran: Mapping[str, float]) -> Iterator[str]:
+    """Say of each stage that never ran why that is; `ran` has a number of frames, or of blocks, by stage."""
+    for stage in manifest.stages:
+        if not ran.get(stage.name, 1):
+            blocks = stage.select is not None and refines_blocks(stage)
+            yield f"stage '{stage.name}' {'refined no block' if blocks else 'never ran'}"

@@ -19,13 +19,13 @@ _WIDTH_INCHES = 9.6
 
 
 def plot_scores(decisions: Sequence[Decisions]) -> Figure:
-    """Plot every block of one decision: its score in fp32 against each row's, theta of both as lines."""
+    """Plot every block or frame of one decision: its score in fp32 against each row's, theta of both as lines."""
     columns = 2 if len(decisions) in (2, 4) else min(3, len(decisions))
     rows = -(-len(decisions) // columns)
-    figure = _figure(height=rows * (3.3 if columns == 3 else 4.0))
+    figure = make_figure(height=rows * (3.3 if columns == 3 else 4.0))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, decision in zip(panels, decisions, strict=False):
-        _scatter(_styled(axes), decision)
+        _scatter(styled(axes), decision)
     for axes in panels[len(decisions) :]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -45,22 +45,24 @@ def _scatter(axes: Any, decision: Decisions) -> None:
     )
     for label, group, colour in groups:
         axes.scatter(reference[group], found[group], s=16 if label in ("lost", "gained") else 9, c=colour, label=label)
-    low, high = min(reference.min(), found.min()), max(reference.max(), found.max())
-    axes.plot([low, high], [low, high], color=NEITHER, linewidth=0.8, zorder=0)
+    if len(reference):
+        low, high = min(reference.min(), found.min()), max(reference.max(), found.max())
+        axes.plot([low, high], [low, high], color=NEITHER, linewidth=0.8, zorder=0)
     if decision.theta is not None and decision.refitted is not None:
         axes.axvline(decision.theta, color="#1c2026", linewidth=0.9, label="θ in fp32")
         axes.axhline(decision.refitted, color="#1c2026", linewidth=0.9, linestyle="--", label="θ refitted")
     axes.set_title(decision.row, loc="left", fontsize=10, fontweight="bold")
-    axes.set_xlabel("score in fp32, bits")
-    axes.set_ylabel(f"score in {decision.row}, bits")
+    unit = ", bits" if decision.unit == "bits" else ""
+    axes.set_xlabel(f"score in fp32{unit}")
+    axes.set_ylabel(f"score in {decision.row}{unit}")
 
 
 def plot_class_iou(report: PrecisionReport) -> Figure:
     """Plot the cascade's IoU of each class that occurs, one bar for each row."""
     rows = [(row.name, row.quality.class_iou) for row in report.rows if row.quality is not None]
     occurs = np.flatnonzero(np.isfinite([iou for _, iou in rows]).any(axis=0))
-    figure = _figure(height=3.4)
-    axes, width = _styled(figure.subplots(), "y"), 0.82 / len(rows)
+    figure = make_figure(height=3.4)
+    axes, width = styled(figure.subplots(), "y"), 0.82 / len(rows)
     for index, (name, iou) in enumerate(rows):
         places = np.arange(len(occurs)) + (index - (len(rows) - 1) / 2) * width
         axes.bar(places, 100 * np.array(iou)[occurs], width, color=COLOURS[name], label=name)
@@ -73,11 +75,11 @@ def plot_class_iou(report: PrecisionReport) -> Figure:
 
 
 def plot_sqnr(report: PrecisionReport) -> Figure:
-    """Plot the SQNR of each stage's logits, with the limit of each row."""
+    """Plot the SQNR of each stage's logits or carried tensors, with the limit of each row."""
     rows = [row for row in report.rows if row.name != REFERENCE]
     stages = list(rows[0].sqnr_db)
-    figure = _figure(height=0.7 + 0.32 * len(rows) * len(stages))
-    axes, labels = _styled(figure.subplots(), "x"), []
+    figure = make_figure(height=0.7 + 0.32 * len(rows) * len(stages))
+    axes, labels = styled(figure.subplots(), "x"), []
     for place, (stage, row) in enumerate((stage, row) for stage in stages for row in rows):
         value, limit = row.sqnr_db[stage], LIMITS[row.name].sqnr_db
         if np.isfinite(value):
@@ -90,17 +92,19 @@ def plot_sqnr(report: PrecisionReport) -> Figure:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel("SQNR of the logits on the same pixels, dB; limits in red")
+    axes.set_xlabel("SQNR of logits and carried tensors on the same inputs, dB; limits in red")
     return figure
 
 
-def _figure(height: float) -> Figure:
+def make_figure(height: float) -> Figure:
+    """Return an empty figure of a page's width; its height in inches."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     return Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
 
 
-def _styled(axes: Any, grid: Literal["both", "x", "y"] = "both") -> Any:
+def styled(axes: Any, grid: Literal["both", "x", "y"] = "both") -> Any:
+    """Return axes as all plots have them: a faint grid, no frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, alpha=0.25)

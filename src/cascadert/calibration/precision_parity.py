@@ -7,7 +7,8 @@ the whole cascade on decisions of its own, with theta as it was and as it was re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -15,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadert.bundle import Bundle
+from cascadert.bundle import Bundle, BundleManifest
 from cascadert.calibration.exhibits import Exhibits
-from cascadert.calibration.parity import generated_streets
+from cascadert.calibration.parity import generated_streets, unreached
 from cascadert.calibration.precision_report import REFERENCE, PrecisionReport, PrecisionRow
 from cascadert.calibration.precision_rows import Row, policies_for, run_reference, run_row
 from cascadert.calibration.row_measures import RowMeasure
@@ -85,11 +86,13 @@ def compare_precisions(
     manifest = bundle.manifest
     measures = {row.name: RowMeasure(manifest, row) for row in rows}
     exhibits, classes, count = Exhibits(manifest.spec, options.exhibits), set[int](), 0
+    ran = Counter({stage.name: 0 for stage in manifest.stages})
     given = generated_streets(bundle.spec, options.frames) if frames is None else frames
     for count, (planes, truth) in enumerate(_paired(given, truths), start=1):
         reference = run_reference(manifest, reference_row, planes, every=truth is not None)
         measures[REFERENCE].add(reference.after, reference, truth)
         classes.update(np.unique(reference.after.labels).tolist())
+        ran.update(reference.after.stages.keys())
         for row in others:
             run = run_row(manifest, row, planes, reference.after, every=truth is not None)
             measures[row.name].add(reference.after, run, truth)
@@ -104,19 +107,19 @@ def compare_precisions(
         frames=count,
         classes=len(classes),
         notes=tuple(notes),
-        vacuous=tuple(_vacuous(measures[REFERENCE].row(), classes)),
+        vacuous=tuple(_vacuous(manifest, measures[REFERENCE].row(), ran, classes)),
         decisions=tuple(decision for row in others for decision in measures[row.name].decisions()),
         exhibits=exhibits.kept(),
     )
 
 
-def _vacuous(reference: PrecisionRow, classes: set[int]) -> Iterator[str]:
+def _vacuous(
+    manifest: BundleManifest, reference: PrecisionRow, ran: Mapping[str, int], classes: set[int]
+) -> Iterator[str]:
     """Say why a comparison could not have found anything."""
     if len(classes) < 2:
         yield "one class everywhere"
-    for stage, n in reference.mean_n.items():
-        if not n:
-            yield f"stage '{stage}' refined no block"
+    yield from unreached(manifest, ran)
     if reference.quality is not None and math.isnan(reference.quality.miou):
         yield "the labels name no class"
 

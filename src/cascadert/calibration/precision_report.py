@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -13,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadert.calibration.exhibits import Exhibit
+from cascadert.calibration.finite_json import dump
 from cascadert.calibration.gate import Check, checks_of
 from cascadert.calibration.selection_metrics import SelectionAgreement
 from cascadert.errors import ParityError
 from cascadert.geometry import Grid
 from cascadert.spec import CascadeSpec
+from cascadert.stage_spec import Unit
 
 REFERENCE: Final = "fp32"
 """The row that all others are compared with: the bundle's float32 graphs in ONNX Runtime."""
@@ -25,11 +25,12 @@ REFERENCE: Final = "fp32"
 
 @dataclass(frozen=True)
 class Quality:
-    """What needs labels. mIoU of the first stage alone, of the cascade, and with every block refined; IoU by class.
+    """What needs labels.
 
-    `pavpu_before` and `pavpu` ask whether the first stage is uncertain where it is wrong (`metrics.PAvPU`), above
-    fp32's theta and above the refitted one; they are absent where no theta decides. IoU is NaN for a class that occurs
-    neither in the labels nor in the truth.
+    mIoU of the first stage that makes labels alone, of the cascade, and with every block refined; IoU by class: NaN for
+    a class that occurs neither in the labels nor in the truth. `pavpu_before` and `pavpu` ask whether the first stage
+    is uncertain where it is wrong (`pavpu.PAvPU`), above fp32's theta and above the refitted one; they are absent where
+    no theta of its entropy decides.
     """
 
     miou_fast: float
@@ -41,21 +42,31 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class ScoreError:
+    """Mean and 99th percentile of the absolute change of a stage's scores, in their unit."""
+
+    mean: float
+    p99: float
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class PrecisionRow:
     """One way to compute, compared with fp32 on the same frames.
 
     `label_agreement` is of the whole cascade on its own decisions; `stage_agreement` of the pixels that a stage labels,
-    given what it got in fp32, and `sqnr_db` of its network's logits there. `entropy_bits` and `entropy_p99_bits` are
-    the mean and the 99th percentile of the absolute change of a block's score. By decision: `before` compares the
-    refined blocks with theta as it was, `after` with theta refitted, and `mean_n` is how many are then refined.
+    given what it got in fp32, and `sqnr_db` of its network's logits and of each tensor that it carries there, the
+    least. `score_errors` are of the stages that make scores: on what the row itself made before them where no decision
+    lies between, else on fp32's inputs. By decision: `before` compares the refined blocks with
+    theta as it was, `after` with theta refitted, and `mean_n` is how many are then refined: of a stage that runs as a
+    whole, on which share of the frames it runs.
     """
 
     name: str
     label_agreement: float
     stage_agreement: Mapping[str, float]
     sqnr_db: Mapping[str, float]
-    entropy_bits: float
-    entropy_p99_bits: float
+    score_errors: Mapping[str, ScoreError]
     before: Mapping[str, SelectionAgreement]
     after: Mapping[str, SelectionAgreement]
     mean_n: Mapping[str, float]
@@ -64,7 +75,7 @@ class PrecisionRow:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The decisions before one stage, arrays `[frames, N * G]`.
+    """The decisions before one stage, arrays `[frames, N * G]`; of a stage that runs as a whole `[frames, 1]`.
 
     `reference` and `found` are the scores of the blocks in fp32 and in one row, float32, minus infinity for a block
     that was no candidate; `wanted` and `chosen` tell which of them each refines. `theta` is fp32's and `refitted` the
@@ -79,6 +90,7 @@ class Decisions:
     chosen: NDArray[np.bool_]
     theta: float | None
     refitted: float | None
+    unit: Unit = "bits"
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,7 @@ class PrecisionReport:
             "vacuous": self.vacuous,
             "passed": self.passed,
         }
-        return json.dumps(_finite(content), indent=1)
+        return dump(content)
 
 
 def _plain(row: PrecisionRow) -> dict[str, Any]:
@@ -156,11 +168,3 @@ def _plain(row: PrecisionRow) -> dict[str, Any]:
         for stage, agreement in agreements.items():
             plain[side][stage]["iou"] = agreement.iou
     return plain
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cascadert.bundle import BundleManifest
+from cascadert.bundle import FRAME, BundleManifest
 from cascadert.calibration.stage_runs import Array, CascadeTrace, Planes, Policies, StageRunner, run_cascade
 from cascadert.precision import Numerics
 from cascadert.spec import TopKPolicy
@@ -66,5 +66,6 @@ def _run_every(
 def _undecided(
     manifest: BundleManifest, outputs: Mapping[str, Mapping[str, Array]]
 ) -> Mapping[str, Mapping[str, Array]]:
-    """Return the outputs that no decision changes: those of stages that see whole frames."""
-    return {stage.name: outputs[stage.name] for stage in manifest.stages if stage.select is None}
+    """Return the outputs that nothing but the frame changes: of stages that see no more and wait for no decision."""
+    alone = (s.name for s in manifest.stages if s.select is None and all(i.producer == FRAME for i in s.inputs))
+    return {name: outputs[name] for name in alone}

@@ -13,7 +13,9 @@ from cascadert.bundle import BundleManifest, StageEntry
 from cascadert.calibration.metrics import ConfusionMatrix
 from cascadert.calibration.stage_runs import Planes, StageRunner, run_cascade
 from cascadert.calibration.thresholds import candidate_thetas, refit_for_miou, refit_theta
+from cascadert.calibration.walk import refines_blocks
 from cascadert.spec import SelectPolicy, ThresholdPolicy, TopKPolicy
+from cascadert.stage_spec import SCORES
 
 Labels = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -36,7 +38,7 @@ class Recording:
 class Reference:
     """What fp32 gave on a recording: the scores before each decision, by its stage, and mIoU where that is the goal.
 
-    Scores are float32 `[N * G]` of each frame.
+    Scores are float32 `[N * G]` of each frame, see `deciding`.
     """
 
     scores: Mapping[str, Sequence[Scores]]
@@ -104,7 +106,13 @@ def _scores(
     limited = {name: TopKPolicy(k=0) if name in later else policy for name, policy in policies.items()}
     traces = (run_cascade(manifest, runners, planes, limited, {}) for planes in frames)
     producer = stage.select.producer
-    return [trace.stages[producer].outputs["scores"] for trace in traces if producer in trace.stages]
+    scores = [trace.stages[producer].outputs[SCORES] for trace in traces if producer in trace.stages]
+    return [deciding(stage, each) for each in scores]
+
+
+def deciding(stage: StageEntry, scores: Scores) -> Scores:
+    """Return the scores that a decision depends on, sorted: about a stage that runs as a whole the first decides."""
+    return scores if refines_blocks(stage) else scores[:1]
 
 
 def cascade_miou(

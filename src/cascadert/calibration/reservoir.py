@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 _LEAST_WEIGHT = 1e-9  # of an item without a labelled pixel: drawn after all others, and not never
 
 
-class BalancedReservoir:
+class BalancedReservoir(Generic[T]):
     """Weighted sampling without replacement (Efraimidis and Spirakis 2006, algorithm A-Res).
 
     An item weighs Σ over classes of (its share of the class) / (the class's share of all items offered so far), times
@@ -28,19 +29,19 @@ class BalancedReservoir:
 
     def __init__(self, capacity: int, seed: int) -> None:
         self._capacity, self._rng = capacity, np.random.default_rng(seed)
-        self._items: list[Array] = []
+        self._items: list[T] = []
         self._shares: Array | None = None
         self._appeal, self._drawn = np.empty(0), np.empty(0)
         self._totals: Array = np.zeros(1)
         self.offered = 0
 
     @property
-    def items(self) -> Sequence[Array]:
+    def items(self) -> Sequence[T]:
         """What was kept, in the order in which it was offered."""
         return tuple(self._items)
 
     def offer(
-        self, counts: NDArray[np.int64], appeal: NDArray[np.float64], fetch: Callable[[NDArray[np.intp]], list[Array]]
+        self, counts: NDArray[np.int64], appeal: NDArray[np.float64], fetch: Callable[[NDArray[np.intp]], list[T]]
     ) -> None:
         """Offer some items; only those that are kept for now are fetched.
 

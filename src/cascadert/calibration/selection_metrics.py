@@ -6,6 +6,7 @@ more costs time. So the sets of refined blocks are compared as sets, frame by fr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.control import count_above, cut
 
-NEAR_THETA_BITS = 0.01
+NEAR_THETA = 0.01
 """A block whose reference score is this near the threshold may flip by a camera's noise as well as by precision.
 
-Noise of one grey level moves nine of ten scores of the CamVid cascade by less (31 frames, 372 blocks; median 0.0024).
+In the score's unit. Noise of one grey level moves nine of ten scores of the CamVid cascade by less bits (31 frames, 372
+blocks; median 0.0024); as a share it is one pixel in a hundred that is confident or not.
 """
 
 
@@ -25,8 +27,9 @@ Noise of one grey level moves nine of ten scores of the CamVid cascade by less (
 class Selection:
     """One decision on one frame: `scores` float32 `[N * G]` descending, `order` int32 the block of each, and n.
 
-    Both are empty where the stage that makes them was skipped. `theta` is the threshold in bits that was applied; none
-    where another policy chose n.
+    Both are empty where the stage that makes them was skipped. `theta` is the threshold that was applied, in the unit
+    of the scores; none where another policy chose n. A decision about a stage that runs as a whole has one block, the
+    frame, with the largest of the scores.
     """
 
     scores: NDArray[np.float32]
@@ -51,13 +54,13 @@ class Selection:
         return Selection(self.scores, self.order, count_above(self.scores, theta), theta)
 
     def score_of(self, block: int) -> float:
-        """Return a block's score in bits; minus infinity where it has none, since the stage before was skipped."""
+        """Return a block's score; minus infinity where it has none, since the stage before was skipped."""
         return float(np.max(self.scores[self.order == block], initial=-np.inf))
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A block that only one of the two refines. Scores in bits; `near`: within `NEAR_THETA_BITS` of the threshold."""
+    """A block that only one of the two refines. `near`: its score is within `NEAR_THETA` of the threshold."""
 
     frame: int
     block: int
@@ -69,8 +72,12 @@ class Flip:
 
 @dataclass
 class SelectionAgreement:
-    """Refined blocks of a reference and a candidate, over any number of frames."""
+    """Refined blocks of a reference and a candidate, over any number of frames.
 
+    `whole` says that the stage runs as a whole or not at all: the one block of each frame is the frame.
+    """
+
+    whole: bool = False
     frames: int = 0
     intersection: int = 0
     union: int = 0
@@ -91,7 +98,7 @@ class SelectionAgreement:
         self.union += len(wanted | found_blocks)
         for block in sorted(wanted ^ found_blocks):
             score = reference.score_of(block)
-            near = abs(score - reference.cut) <= NEAR_THETA_BITS
+            near = abs(score - reference.cut) <= NEAR_THETA
             flip = Flip(self.frames, block, score, candidate.score_of(block), block in found_blocks, near)
             self.flips.append(flip)
         self.frames += 1
@@ -100,6 +107,11 @@ class SelectionAgreement:
     def iou(self) -> float:
         """Intersection over union, micro-averaged: blocks count, not frames. Where neither refines any they agree."""
         return self.intersection / self.union if self.union else 1.0
+
+    @staticmethod
+    def least_iou(decisions: Mapping[str, SelectionAgreement]) -> float | None:
+        """Return the least IoU of decisions about blocks; none where there is none, for a whole stage has flips."""
+        return min((decision.iou for decision in decisions.values() if not decision.whole), default=None)
 
     @property
     def far_flips(self) -> list[Flip]:

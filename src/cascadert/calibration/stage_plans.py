@@ -82,7 +82,7 @@ class StagePlanner:
             Floor(
                 max(floor.sqnr_db, better.sqnr_db) + STEP_DB,
                 1 - (1 - max(floor.agreement, better.agreement)) / 2,
-                min(floor.entropy_bits, better.entropy_bits or floor.entropy_bits) / 2,
+                min(floor.score_share, better.score_share or floor.score_share) / 2,
             ),
         )
         return True

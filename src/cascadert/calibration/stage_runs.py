@@ -14,29 +14,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cascadert.bundle import BundleManifest, StageEntry
+from cascadert.bundle import BundleManifest
 from cascadert.calibration.sessions import open_session
-from cascadert.errors import ExecutionError, GraphError
-from cascadert.export.network import network_edges
+from cascadert.calibration.walk import Array, Planes, Walk, labelled_stages, refines_blocks
+from cascadert.errors import ExecutionError
+from cascadert.export.network import ends_of_logits
 from cascadert.export.onnx_io import graph_from_model, model_from_graph
 from cascadert.export.stages import Stage
 from cascadert.graph import Graph
-from cascadert.runtime.selection import Decider
-from cascadert.spec import SelectPolicy, ThresholdPolicy, TopKPolicy
+from cascadert.spec import SelectPolicy
+from cascadert.stage_spec import LABELS, LOGITS, OF_LOGITS, SCORES
 
-Array = NDArray[Any]
-Planes = Mapping[str, Array]
+__all__ = [
+    "LOGITS",
+    "Array",
+    "CascadeTrace",
+    "GraphRunner",
+    "ModuleRunner",
+    "Planes",
+    "Policies",
+    "StageRunner",
+    "StageTrace",
+    "run_cascade",
+    "signals",
+]
+
 Policies = Mapping[str, SelectPolicy]
-
-LOGITS = "logits"
-"""Name of the network's output beside the ports of its stage: float32 `[n, K, h, w]`, as the network made it."""
 
 
 class StageRunner(Protocol):
     """One stage that can be run at once, on arrays."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Map the stage's inputs to its outputs, and `LOGITS`."""
+        """Map the stage's inputs to its outputs; to them come `LOGITS` as the network made them, `[n, K, h, w]`.
+
+        There are none where labels and scores are not made of a network's logits: of a stage that only carries, or of
+        one that has no weights.
+        """
         ...
 
 
@@ -45,7 +59,7 @@ class GraphRunner:
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
-        GraphError: ONNX Runtime refuses the graph, or the graph has no network.
+        GraphError: ONNX Runtime refuses the graph.
     """
 
     def __init__(self, name: str, graph: Graph, threads: int = 0) -> None:
@@ -75,22 +89,24 @@ class ModuleRunner:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the module; see `StageRunner`."""
-        seen: list[torch.Tensor] = []
-        watch = self._module.network.register_forward_hook(lambda _network, _inputs, logits: seen.append(logits))
+        seen: list[Any] = []
+        watch = self._module.network.register_forward_hook(lambda _network, _inputs, answer: seen.append(answer))
         try:
             with torch.inference_mode():
                 outputs = self._module(*(torch.tensor(inputs[name]) for name in self._module.input_names))
         finally:
             watch.remove()
-        named = dict(zip(self._module.output_names, outputs, strict=True)) | {LOGITS: seen[-1].float()}
+        named = dict(zip(self._module.output_names, outputs, strict=True))
+        if self._module.back is not None:
+            named[LOGITS] = self._module.named(seen[-1])[LOGITS]
         return {name: tensor.numpy() for name, tensor in named.items()}
 
 
 @dataclass(frozen=True)
 class StageTrace:
-    """One stage on one frame: its inputs, its outputs with `LOGITS`, and the blocks it refined, int32 `[n]`.
+    """One stage on one frame: its inputs, its outputs with `LOGITS`, and the blocks that it saw, int32 `[n]`.
 
-    A first stage refines none: it sees whole frames.
+    A stage that runs as a whole saw none.
     """
 
     inputs: Mapping[str, Array]
@@ -121,47 +137,35 @@ def run_cascade(
         runners: each stage, by name.
         planes: of the port `frame`, uint8 `[N, H, W, C]` each.
         policies: of each decision, by its stage; one that depends on time refines a quarter of the blocks.
-        known: outputs of stages that ran on this frame already and depend on no decision.
+        known: outputs of stages that ran on this frame already and see nothing but the frame.
     """
-    tensors: dict[str, Array] = {name: np.ascontiguousarray(plane) for name, plane in planes.items()}
-    traces: dict[str, StageTrace] = {}
-    selected: dict[str, NDArray[np.int32]] = {}
-    labels = ""
+    walk, traces = Walk(planes), dict[str, StageTrace]()
     for stage in manifest.stages:
-        chosen = _choose(stage, tensors, policies)
-        if chosen is not None:
-            selected[stage.name] = chosen
-        if chosen is not None and not len(chosen):
-            skipped = {o.name: tensors[o.when_skipped] for o in stage.outputs if o.when_skipped is not None}
-            tensors.update({f"{stage.name}.{name}": value for name, value in skipped.items()})
+        inputs = walk.inputs(stage, None if stage.select is None else policies[stage.name])
+        if inputs is None:
             continue
-        inputs = {i.name: chosen if chosen is not None and i.prefix else tensors[i.source] for i in stage.inputs}
         outputs = known[stage.name] if stage.name in known else runners[stage.name].run(inputs)
-        traces[stage.name] = StageTrace(inputs, outputs, chosen)
-        tensors.update({f"{stage.name}.{name}": value for name, value in outputs.items()})
-        labels = f"{stage.name}.labels" if "labels" in outputs else labels
-    return CascadeTrace(traces, selected, tensors[labels])
+        blocks = walk.selected[stage.follows or stage.name] if refines_blocks(stage) else None
+        traces[stage.name] = StageTrace(inputs, outputs, blocks)
+        walk.add(stage.name, outputs)
+    return CascadeTrace(traces, walk.selected, walk.tensors[f"{labelled_stages(manifest)[-1]}.{LABELS}"])
 
 
-def _choose(stage: StageEntry, tensors: Mapping[str, Array], policies: Policies) -> NDArray[np.int32] | None:
-    if stage.select is None:
-        return None
-    scores = tensors.get(stage.select.scores)
-    if scores is None:  # the stage that makes them was skipped
-        return np.empty(0, np.int32)
-    policy = policies[stage.name]
-    if not isinstance(policy, ThresholdPolicy | TopKPolicy):  # n depends on time, and numbers do not
-        policy = TopKPolicy(k=-(-len(scores) // 4))
-    blocks: NDArray[np.int32] = tensors[stage.select.order][: Decider(len(scores)).choose(policy, scores)]
-    return blocks
+def signals(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what the noise of a stage is measured on: its network's logits, and each tensor that it carries.
+
+    Where there is neither it is the scores, finite ones.
+    """
+    carried = {name: a for name, a in outputs.items() if a.dtype == np.float32 and name not in OF_LOGITS}
+    found = {LOGITS: outputs[LOGITS], **carried} if LOGITS in outputs else carried
+    if not found and SCORES in outputs:
+        found = {SCORES: np.nan_to_num(outputs[SCORES], neginf=0.0)}
+    return found
 
 
 def _with_logits(graph: Graph) -> Graph:
     """Let a graph hand out what its network makes, too."""
     model = model_from_graph(graph)
-    _, logits = network_edges(model)
-    if len(logits) != 1:
-        found = f"has {len(logits)} outputs of floating point"
-        raise GraphError("the network", found, "a stage is made of a network that returns its logits")
-    model.graph.outputs.append(logits[0])
+    logits = ends_of_logits(model)[:1]
+    model.graph.outputs.extend(value for value in logits if value not in model.graph.outputs)
     return graph_from_model(model, graph.dialect)

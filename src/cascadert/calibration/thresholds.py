@@ -1,6 +1,6 @@
 """Theta for scores that were computed otherwise: uncertainty shifts with precision, and the threshold has to follow.
 
-Pure functions of sorted scores, float32 `[N * G]` of each frame, in bits.
+Pure functions of sorted scores, float32 `[N * G]` of each frame, in whatever unit theta is.
 """
 
 from __future__ import annotations

@@ -13,10 +13,13 @@ from cascadert.cli.build import build_engine
 from cascadert.cli.calibrate import calibrate
 from cascadert.cli.compile import export
 from cascadert.cli.console import print_error
+from cascadert.cli.evaluate import evaluate
+from cascadert.cli.exits import exits
 from cascadert.cli.lint import lint
 from cascadert.cli.look import inspect
 from cascadert.cli.media import demo, run
 from cascadert.cli.parity import parity
+from cascadert.cli.refit import refit
 from cascadert.cli.targets import targets
 from cascadert.errors import CascadertError
 
@@ -47,7 +50,10 @@ cascadert bench street.bundle clip.mp4
 """
 
 _EXAMPLES = {
-    "export": ["cascadert export street.toml -o street.bundle"],
+    "export": [
+        "cascadert export street.toml -o street.bundle",
+        "cascadert export mess.toml --until exit2 -o budgeted.bundle",
+    ],
     "parity": [
         "cascadert parity demo/bundle",
         "cascadert parity demo/bundle --frames demo/frames --count 5 --json",
@@ -58,11 +64,25 @@ _EXAMPLES = {
         "cascadert calibrate bundle --images frames --labels labels -o calibrated",
         "cascadert calibrate bundle --images clip.mp4 --int8 none -o out",
     ],
+    "evaluate": [
+        "cascadert evaluate street.bundle --images val/images --labels val/labels --html evaluation.html",
+        "cascadert evaluate street.bundle --images images --labels labels --blocks 64,128 --count 50 --json",
+        "cascadert evaluate ensemble.bundle --images val --labels labels --uncertainty reduce --train-images train",
+    ],
+    "exits": [
+        "cascadert exits mess.bundle --images val/images --labels val/labels --html exits.html",
+        "cascadert exits mess.bundle --images images --labels labels --max-drop 1 -o fast.bundle",
+        "cascadert exits mess.bundle --images images --labels labels --budget-ms 20 --profile orin.json -o orin.bundle",
+    ],
     "build-engine": [
         "cascadert build-engine demo/bundle --target rtx-40 -o demo/rtx-40",
         "cascadert build-engine calibrated --target cpu --precision int8 -o cpu",
         "cascadert build-engine street.bundle --target orin-nano-8gb -o kits",
         "cascadert build-engine street-orin-nano-8gb.kit -o orin",
+    ],
+    "refit": [
+        "cascadert refit demo/cpu retrained.bundle -o demo/cpu-retrained",
+        "cascadert refit orin street-orin-nano-8gb.kit -o orin-retrained",
     ],
     "lint": [
         "cascadert lint demo/bundle --target gtx-1080-ti",
@@ -135,7 +155,10 @@ for _name, _command in (
     ("export", export),
     ("parity", parity),
     ("calibrate", calibrate),
+    ("evaluate", evaluate),
+    ("exits", exits),
     ("build-engine", build_engine),
+    ("refit", refit),
     ("lint", lint),
     ("run", run),
     ("bench", bench),

@@ -56,6 +56,9 @@ def build_engine(
     aux_streams: Annotated[
         int | None, typer.Option(help="Streams that TensorRT may add within a stage; 0 if not given.")
     ] = None,
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="Let engines take other weights: see [bold]cascadert refit[/bold].")
+    ] = False,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Take engines from the cache, and keep new ones.")
     ] = True,
@@ -92,6 +95,7 @@ def build_engine(
         aux_streams=aux_streams,
         typical_blocks=typical_blocks,
         max_blocks=max_blocks,
+        refittable=refittable,
         cache=cache,
         timing_cache=timing_cache,
         replace=force,

@@ -87,7 +87,7 @@ def calibrate(
         from cascadert.bundle import BUNDLE_FILE, read_bundle
         from cascadert.calibration.calibrate import HELD_OUT, CalibrateOptions
         from cascadert.calibration.calibrate import calibrate as run
-        from cascadert.calibration.report import check_page
+        from cascadert.calibration.page import check_page
         from cascadert.calibration.samples import SampleOptions
         from cascadert.precision import CALIBRATORS
 
@@ -134,7 +134,8 @@ def _read(bundle: Bundle, images: list[Path], labels: list[Path], glob: str | No
 
 
 def _write_page(html: Path, calibrated: Calibrated, images: list[Path], labels: list[Path]) -> None:
-    from cascadert.calibration.report import Origin, write_page
+    from cascadert.calibration.page import Origin
+    from cascadert.calibration.report import write_page
     from cascadert.jetson.machine import machine, versions
 
     frames = f"{calibrated.report.frames} held-out frames of {', '.join(map(str, images))}"
@@ -160,7 +161,7 @@ def _print(calibrated: Calibrated) -> None:
 def _print_int8(stage: str, plans: Mapping[Int8Dialect, DialectPlan], bundle: Bundle) -> None:
     """Print what each calibrator gives, and what stays in floating point."""
     table = Table(Column(f"{stage}: int8", no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1))
-    for header in ("calibrator", "SQNR, dB", "labels kept, %", "entropy error, bits", ""):
+    for header in ("calibrator", "SQNR, dB", "labels kept, %", "score error", ""):
         table.add_column(header, justify="left" if header in ("calibrator", "") else "right")
     for dialect, plan in plans.items():
         for name, found in plan.tried.items():
@@ -194,14 +195,14 @@ def _print_kept(stage: str, dialect: Int8Dialect, plan: DialectPlan, bundle: Bun
 
 
 def _cells(found: Found) -> tuple[str, str, str]:
-    entropy = "" if found.entropy_bits is None else f"{found.entropy_bits:.4f}"
-    return show_sqnr(found.sqnr_db), f"{100 * found.agreement:.2f}", entropy
+    error = "" if found.score_error is None else f"{found.score_error:.4f}{' bits' if found.unit == 'bits' else ''}"
+    return show_sqnr(found.sqnr_db), f"{100 * found.agreement:.2f}", error
 
 
 def _as_json(calibrated: Calibrated) -> dict[str, Any]:
     def found(value: Found) -> dict[str, Any]:
         sqnr_db = value.sqnr_db if math.isfinite(value.sqnr_db) else None  # JSON has no other word for it
-        return {"sqnr_db": sqnr_db, "agreement": value.agreement, "entropy_bits": value.entropy_bits}
+        return {"sqnr_db": sqnr_db, "agreement": value.agreement, "score_error": value.score_error}
 
     stages = {
         stage: {

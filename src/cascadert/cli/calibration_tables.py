@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -57,14 +57,15 @@ def _plan_table(bundle: Bundle) -> Table:
 
 def _quality_table(rows: tuple[QualityRow, ...]) -> Table:
     labelled = any(row.miou is not None for row in rows)
-    headers = ["labels\n%", *(["mIoU\n%"] if labelled else []), "SQNR\ndB", "entropy\nbits", "select\nIoU"]
+    headers = ["labels\n%", *(["mIoU\n%"] if labelled else []), "SQNR\ndB", "score\nerror", "select\nIoU"]
     table = Table(Column("", no_wrap=True), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for header in (*headers, "refit\nIoU", "blocks\n"):
+    for header in (*headers, "refit\nIoU", "n\n"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         quality = ["" if row.miou is None else f"{100 * row.miou:.2f}"] if labelled else []
         ious = (f"{iou:.3f}" for iou in (row.iou_selected_before, row.iou_selected))
-        cells = [f"{100 * row.label_agreement:.2f}", *quality, _least_sqnr(row.sqnr_db), f"{row.entropy_bits:.4f}"]
+        error = show_score_error(row.score_errors.values())
+        cells = [f"{100 * row.label_agreement:.2f}", *quality, _least_sqnr(row.sqnr_db), error]
         table.add_row(row.numerics, *cells, *ious, f"{row.mean_n:.2f}")
     return table
 
@@ -77,3 +78,9 @@ def _least_sqnr(sqnr_db: Mapping[str, float | None]) -> str:
 def show_sqnr(sqnr_db: float) -> str:
     """Return an SQNR for a table; what has no noise is exact."""
     return "exact" if sqnr_db == math.inf else f"{sqnr_db:.1f}"
+
+
+def show_score_error(errors: Iterable[float]) -> str:
+    """Return the largest error of any stage's scores, in whatever unit they are; nothing where none makes scores."""
+    largest = max(errors, default=None)
+    return "" if largest is None else f"{largest:.4f}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cascadert.calibration.evaluation import Sample
     from cascadert.jetson.sources import Frame
     from cascadert.spec import CascadeSpec
 
@@ -42,14 +43,27 @@ class LabelledFrames:
             self._cameras = stack.enter_context(Cameras(sources, spec.frame, pattern=glob))
             self._stack = stack.pop_all()
 
-    def spread(self, count: int) -> Iterator[Pair]:
-        """Yield `count` frames spread evenly over the sources; the first ones of a source that hides its length."""
+    def spread(self, count: int | None) -> Iterator[Pair]:
+        """Yield `count` frames, or all, spread evenly over the sources; the first ones of one that hides its length."""
+        return map(self._pair, self._spread(count))
+
+    def samples(self, count: int | None) -> Iterator[Sample]:
+        """Yield the same frames as pictures, too, with their names; there must be labels."""
+        for frames in self._spread(count):
+            planes, truth = self._pair(frames)
+            assert truth is not None
+            yield _sample(frames, planes, truth)
+
+    def count(self, most: int | None) -> int | None:
+        """Return how many of at most `most` frames there are; none where a source hides its length."""
         length = self._cameras.length
-        if length is None or length <= count:
-            yield from map(self._pair, islice(self._cameras, count))
-            return
-        wanted = [round(i * (length - 1) / max(count - 1, 1)) for i in range(count)]
-        yield from map(self._pair, self._cameras.at(wanted))
+        return length if length is None or most is None else min(length, most)
+
+    def _spread(self, count: int | None) -> Iterator[Sequence[Frame]]:
+        length = self._cameras.length
+        if count is None or length is None or length <= count:
+            return islice(self._cameras, count)
+        return self._cameras.at([round(i * (length - 1) / max(count - 1, 1)) for i in range(count)])
 
     def _pair(self, frames: Sequence[Frame]) -> Pair:
         import numpy as np
@@ -70,3 +84,11 @@ class LabelledFrames:
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+
+def _sample(frames: Sequence[Frame], planes: dict[str, Any], truth: NDArray[np.uint8]) -> Sample:
+    import numpy as np
+
+    from cascadert.calibration.evaluation import Sample
+
+    return Sample(frames[0].name, np.stack([frame.rgb for frame in frames]), planes, truth)

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cascadert.cli.console import Force, Json, needs, out, print_json, print_note, tracking
-from cascadert.cli.policies import Slots, StageThreads, Threads, make_policy, make_threads
+from cascadert.cli.policies import Slots, StageThreads, Threads, check_exit_options, make_policy, make_threads
 
 if TYPE_CHECKING:
     from cascadert.jetson.statistics import RunSummary
@@ -38,6 +38,19 @@ def run(
     ] = None,
     fps: Annotated[
         float | None, typer.Option(help="Keep this frame rate: theta follows the load, frame by frame.")
+    ] = None,
+    exit_threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TH",
+            help="Leave at the first exit that is as confident: 0 at the first always, above 1 at the last always.",
+        ),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS", help="Answer each frame so long after it was handed over, with the last labels finished then."
+        ),
     ] = None,
     stage: Annotated[
         str | None,
@@ -87,6 +100,7 @@ def run(
     Python: cascadert.jetson.run.run
     """
     policy = make_policy(theta, top_k, budget_ms, fps)
+    check_exit_options(policy, exit_threshold, deadline_ms)
     with needs("cpu", "cascadert run"):
         from cascadert.jetson.outputs import OutputOptions
         from cascadert.jetson.overlay import OverlayOptions
@@ -97,6 +111,8 @@ def run(
     options = RunOptions(
         policy=policy,
         stage=stage,
+        exit_threshold=exit_threshold,
+        deadline_ms=deadline_ms,
         outputs=outputs,
         pattern=glob,
         limit=limit,
@@ -130,6 +146,7 @@ def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
         f"{len(summary.frames)} frame(s), {summary.mode}: {summary.fps:.2f} frames/s with reading and writing; "
         f"median latency {latency['p50']:.1f} ms (p90 {latency['p90']:.1f}), waiting for its turn included"
     )
+    _print_answers(summary)
     for policy in summary.policies.values():
         if policy.policy == "latency":
             _print_budget(summary, policy.budget_ms)
@@ -143,6 +160,16 @@ def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
     out.print(", ".join(f"{name} {share:.1%}" for name, share in largest if share))
     for written in outputs:
         out.print(f"wrote {written}", soft_wrap=True)
+
+
+def _print_answers(summary: RunSummary) -> None:
+    """Say which stages answered, where a frame's labels are not always those of the last."""
+    frames = len(summary.frames)
+    if len(summary.answered) > 1:
+        shares = ", ".join(f"{stage} {count / frames:.0%} ({count})" for stage, count in summary.answered.items())
+        out.print(f"labels are from: {shares}")
+    if summary.expired:
+        out.print(f"{summary.expired} of {frames} frame(s) were cut short by their deadline")
 
 
 def _print_budget(summary: RunSummary, budget_ms: float) -> None:

@@ -14,7 +14,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from cascadert.cli.calibration_tables import show_sqnr
+from cascadert.cli.calibration_tables import show_score_error, show_sqnr
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Json, needs, out, print_json, print_note, tracking
 from cascadert.cli.frames import LabelledFrames, Pair
@@ -124,8 +124,8 @@ def _compare_precisions(
 ) -> None:
     with needs("export,cpu", "cascadert parity"):
         from cascadert.bundle import read_bundle
+        from cascadert.calibration.page import check_page
         from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions, offered_numerics
-        from cascadert.calibration.report import check_page
 
     if html is not None:
         check_page(html)
@@ -192,6 +192,10 @@ def _print_ports(report: ParityReport) -> None:
     for stage, refined in report.selected.items():
         shown = ", ".join(map(str, refined))
         out.print(f"stage {stage} refined {shown} of {report.blocks} blocks on {report.frames} frame(s)")
+    for stage, frames in report.ran.items():
+        out.print(f"stage {stage} ran on {frames} of {report.frames} frame(s)")
+    for note in report.notes:
+        print_note(note)
     out.print(f"{report.classes} classes appear")
 
 
@@ -202,8 +206,8 @@ def _mark(passed: bool) -> str:
 def print_rows(report: PrecisionReport) -> None:
     """Print a row for each way to compute, then what is beyond its limit."""
     labelled = report.row("fp32").quality is not None
-    headers = ["labels\n%", *(["mIoU\n%"] if labelled else []), "SQNR\ndB", "entropy\nbits", "select\nIoU"]
-    headers += ["refit\nIoU", "blocks\n", ""]
+    headers = ["labels\n%", *(["mIoU\n%"] if labelled else []), "SQNR\ndB", "score\nerror", "select\nIoU"]
+    headers += ["refit\nIoU", "n\n", ""]
     table = Table(Column("", no_wrap=True), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
@@ -212,7 +216,8 @@ def print_rows(report: PrecisionReport) -> None:
         table.add_row(row.name, *_cells(row), mark)
     out.print(table)
     out.print(f"{report.frames} frame(s), {report.classes} classes; SQNR and IoU against fp32, the least of any stage")
-    out.print("entropy: mean error of a block's score; select, refit: refined blocks with theta of fp32, and refitted")
+    out.print("score error: the largest mean of any stage, in bits or as a share; n: blocks, or how often a stage runs")
+    out.print("select, refit: refined blocks with theta of fp32, and refitted")
     for check in report.checks:
         if not check.passed:
             out.print(f"[bold red]FAIL[/bold red] {check.row}: {check.what} is {check.shown}, allowed {check.asked}")
@@ -221,16 +226,20 @@ def print_rows(report: PrecisionReport) -> None:
 
 
 def _cells(row: PrecisionRow) -> list[str]:
+    from cascadert.calibration.selection_metrics import SelectionAgreement
+
     quality = [] if row.quality is None else [f"{100 * row.quality.miou:.2f}"]
-    before, after = (min((a.iou for a in side.values()), default=None) for side in (row.before, row.after))
+    before, after = (SelectionAgreement.least_iou(side) for side in (row.before, row.after))
     ious = ["" if iou is None else f"{iou:.3f}" for iou in (before, after)]
     blocks = " + ".join(f"{n:.2f}" for n in row.mean_n.values())
     sqnr = show_sqnr(min(row.sqnr_db.values()))
-    return [f"{100 * row.label_agreement:.2f}", *quality, sqnr, f"{row.entropy_bits:.4f}", *ious, blocks]
+    error = show_score_error(error.mean for error in row.score_errors.values())
+    return [f"{100 * row.label_agreement:.2f}", *quality, sqnr, error, *ious, blocks]
 
 
 def _write_page(html: Path, report: PrecisionReport, bundle: Path, given: _Given, precisions: str) -> None:
-    from cascadert.calibration.report import Origin, write_page
+    from cascadert.calibration.page import Origin
+    from cascadert.calibration.report import write_page
     from cascadert.jetson.machine import machine, versions
 
     frames = f"{report.frames} generated street(s)"

@@ -51,6 +51,20 @@ def make_policy(
     return None if top_k is None else TopKPolicy(policy="top-k", k=top_k)
 
 
+def check_exit_options(policy: SelectPolicy | None, exit_threshold: float | None, deadline_ms: float | None) -> None:
+    """Refuse what `run` is asked of exits and cannot do.
+
+    Raises:
+        InvalidRequest: two ways to decide, or numbers out of range.
+    """
+    if policy is not None and exit_threshold is not None:
+        raise InvalidRequest("--exit-threshold", f"decides, and so does a {policy.policy} policy", "give one of them")
+    if exit_threshold is not None and not 0 <= exit_threshold < math.inf:
+        raise InvalidRequest(f"--exit-threshold {exit_threshold:g}", "is no confidence", "give 0 to 1, or more: never")
+    if deadline_ms is not None and not 0 < deadline_ms < math.inf:
+        raise InvalidRequest(f"--deadline-ms {deadline_ms:g}", "is no number above 0", "give milliseconds")
+
+
 def _refuse_two(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:

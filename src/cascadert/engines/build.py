@@ -26,7 +26,7 @@ from cascadert.engines.options import DEFAULTS, BuildOptions, check_options
 from cascadert.engines.plan import BuildPlan, make_plan
 from cascadert.engines.process import BuiltEngine
 from cascadert.engines.profiles import Target, load_target
-from cascadert.engines.stage_build import FINISHED, BuildProgress, BuiltStage, ProgressCallback, StageBuild
+from cascadert.engines.stage_build import FINISHED, Base, BuildProgress, BuiltStage, ProgressCallback, StageBuild
 from cascadert.errors import InvalidRequest, TargetError
 
 __all__ = ["BuildOptions", "BuildProgress", "build_engine", "build_or_pack"]
@@ -124,15 +124,41 @@ def _build(
 ) -> Deployment:
     heard = progress or (lambda _: None)
     cache = EngineCache(default_cache_folder()) if options.cache and machine is not None else None
-    built = {}
+    built: dict[str, BuiltStage] = {}
     for stage in plan.stages:
         if machine is None:
-            built[stage] = BuiltStage(BuiltEngine(plan.stages[stage].graph.onnx, 0.0, {}))
+            built[stage] = as_it_is(plan, stage)
         else:
-            built[stage] = StageBuild(plan, stage, machine, cache, options, heard).run()
+            base = None if machine.gpu is None else _twin(plan, stage, built)
+            built[stage] = StageBuild(plan, stage, machine, cache, options, heard, base).run()
         heard(BuildProgress(stage, FINISHED, fraction=1.0))
+    return write_built(plan, machine, built, output, replace=options.replace)
+
+
+def as_it_is(plan: BuildPlan, stage: str) -> BuiltStage:
+    """Return a stage for ONNX Runtime, which compiles the graph when it loads it."""
+    return BuiltStage(BuiltEngine(plan.stages[stage].graph.onnx, 0.0, {}))
+
+
+def _twin(plan: BuildPlan, stage: str, built: Mapping[str, BuiltStage]) -> Base | None:
+    """Return the engine of an earlier stage that differs in its weights alone."""
+    planned = plan.stages[stage]
+    for other, engine in built.items():
+        if planned.architecture is not None and replace(plan.stages[other], graph=planned.graph) == planned:
+            return Base(other, engine.built.engine)
+    return None
+
+
+def write_built(
+    plan: BuildPlan, machine: Machine | None, built: Mapping[str, BuiltStage], output: Path, *, replace: bool
+) -> Deployment:
+    """Write what became of a plan as a deployment.
+
+    Raises:
+        InvalidRequest: the output exists and `replace` is false.
+    """
     engines = {stage: engine.built.engine for stage, engine in built.items()}
-    return write_deployment(output, _describe(plan, machine, built), engines, replace=options.replace)
+    return write_deployment(output, _describe(plan, machine, built), engines, replace=replace)
 
 
 def _describe(plan: BuildPlan, machine: Machine | None, built: Mapping[str, BuiltStage]) -> DeploymentManifest:
@@ -145,6 +171,7 @@ def _describe(plan: BuildPlan, machine: Machine | None, built: Mapping[str, Buil
             device=plan.stages[stage.name].device,
             graph_sha256=stage.graph.sha256,
             lowered_sha256=plan.stages[stage.name].graph.sha256,
+            architecture_sha256=plan.stages[stage.name].architecture,
             build_seconds=built[stage.name].built.seconds,
             from_cache=built[stage.name].from_cache,
         )

@@ -16,13 +16,14 @@ REQUEST_FILE = "request.json"
 class BuildRequest:
     """One engine to build: where from, where to, for what.
 
-    `timing_cache` is the file that a timing cache is read from, if there is one, and written to; the other fields are
-    those of the recipe.
+    `timing_cache` is the file that a timing cache is read from, if there is one, and written to; `base` an engine that
+    takes the weights of the graph, if there is one, so that nothing is built. The other fields are those of the recipe.
     """
 
     onnx: str
     engine: str
     timing_cache: str
+    base: str
     backend: TensorRTBackend
     compute_capability: str
     strongly_typed: bool
@@ -30,12 +31,15 @@ class BuildRequest:
     settings: BuilderSettings
 
     @classmethod
-    def write(cls, recipe: EngineRecipe, folder: Path, timing_cache: bytes | None = None) -> BuildRequest:
+    def write(
+        cls, recipe: EngineRecipe, folder: Path, timing_cache: bytes | None = None, base: bytes | None = None
+    ) -> BuildRequest:
         """Write what the worker reads into `folder`, the request itself as `REQUEST_FILE`."""
         request = cls(
             onnx=str(folder / "stage.onnx"),
             engine=str(folder / "stage.engine"),
             timing_cache=str(folder / "timing.cache"),
+            base=str(folder / "base.engine"),
             backend=recipe.backend,
             compute_capability=recipe.compute_capability,
             strongly_typed=recipe.strongly_typed,
@@ -45,6 +49,8 @@ class BuildRequest:
         Path(request.onnx).write_bytes(recipe.graph.onnx)
         if timing_cache is not None:
             Path(request.timing_cache).write_bytes(timing_cache)
+        if base is not None:
+            Path(request.base).write_bytes(base)
         (folder / REQUEST_FILE).write_bytes(TypeAdapter(cls).dump_json(request))
         return request
 

@@ -24,6 +24,9 @@ MODULES: Mapping[TensorRTBackend, str] = {"tensorrt-rtx": "tensorrt_rtx", "tenso
 
 PRECISION_FLAGS = ("TF32", "FP16", "BF16", "INT8", "FP8", "INT4", "FP4")
 
+REFIT_LOSES_BIASES = "11.3."
+"""Versions of TensorRT whose flag REFIT may change results; nothing else tells (NVIDIA's documentation of 11.3.0)."""
+
 Fault = dict[str, Any]
 
 
@@ -77,6 +80,7 @@ class _Build:
         self._hear(progress_message(PARSING))
         self._parse()
         self._set_precision()
+        self._set_refit()
         self._set_limits()
         self._set_device()
         self._set_profile()
@@ -107,7 +111,7 @@ class _Build:
     def _parse(self) -> None:
         parser = self._trt.OnnxParser(self._network, self._log)
         if not parser.parse_from_file(self._request.onnx):
-            raise Refused("parser", [_parser_fault(parser.get_error(i)) for i in range(parser.num_errors)])
+            raise Refused("parser", parser_faults(parser))
 
     def _build(self) -> None:
         if hasattr(self._trt, "IProgressMonitor"):
@@ -115,6 +119,7 @@ class _Build:
         self._hear(progress_message(BUILDING))
         engine = self._builder.build_serialized_network(self._network, self._config)
         if engine is None:
+            self._check_driver()
             raise Refused("builder", [{"text": text, "node": "", "index": -1} for text in self._log.errors])
         Path(self._request.engine).write_bytes(engine)
 
@@ -128,6 +133,22 @@ class _Build:
             self._config.set_flag(self._need(known, name, f"flag {name}"))
         if self._settings.float32_nodes:
             self._keep_float32()
+
+    def _set_refit(self) -> None:
+        if not self._settings.refittable:
+            return
+        what = "a refittable engine"
+        self._need(self._trt, "OnnxParserRefitter", what)  # the flag is older, but with nothing that could use it
+        if self._request.backend == "tensorrt" and self._trt.__version__.startswith(REFIT_LOSES_BIASES):
+            found = f"{what} is asked for, and that of {self._name} may take a bias for zero (NVIDIA's known issues)"
+            raise Unfit(found, "leave it out, or build with another version")
+        self._config.set_flag(self._need(self._trt.BuilderFlag, "REFIT", what))
+
+    def _check_driver(self) -> None:
+        """Say so where TensorRT-RTX builds without a GPU, but not this: kernels of refittable engines are loaded."""
+        if self._settings.refittable and any("CUDA_SUCCESS" in text for text in self._log.errors):
+            found = f"{self._name} builds refittable engines only where a GPU and its driver are"
+            raise Unfit(found, "build there, or leave it out")
 
     def _keep_float32(self) -> None:
         obey = self._need(self._trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS", "a float32 operator")
@@ -211,6 +232,11 @@ class _Build:
     @property
     def _name(self) -> str:
         return f"{MODULES[self._request.backend]} {self._trt.__version__}"
+
+
+def parser_faults(parser: Any) -> list[Fault]:
+    """Return what a parser, or its kind that refits, complains of."""
+    return [_parser_fault(parser.get_error(i)) for i in range(parser.num_errors)]
 
 
 def _parser_fault(error: Any) -> Fault:

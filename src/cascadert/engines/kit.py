@@ -50,6 +50,7 @@ class SettingsEntry(Strict):
     dla_core: int | None
     flags: tuple[str, ...]
     float32_nodes: tuple[str, ...]
+    refittable: bool = False
 
 
 class KitStage(Strict):
@@ -62,6 +63,7 @@ class KitStage(Strict):
     device: Annotated[str, Field(pattern=r"^(gpu|dla\d)$")]
     shapes: dict[str, tuple[Shape, Shape, Shape]]
     settings: SettingsEntry
+    architecture_sha256: str | None = None
 
     @model_validator(mode="after")
     def _parts_lie_in_their_place(self) -> KitStage:
@@ -235,6 +237,7 @@ def _describe(plan: BuildPlan, parts: Mapping[str, Part]) -> KitManifest:
             device=planned.device,
             shapes=dict(planned.shapes),
             settings=SettingsEntry(**asdict(planned.settings)),
+            architecture_sha256=planned.architecture,
         )
         for name, planned in plan.stages.items()
     ]
@@ -249,7 +252,9 @@ def _plan(manifest: KitManifest, files: Mapping[str, bytes]) -> BuildPlan:
         inputs, outputs = (tuple(port.spec() for port in ports) for ports in (entry.inputs, entry.outputs))
         graph = Graph(files[stage.graph.path], inputs, outputs, "tensorrt")
         settings = BuilderSettings(**stage.settings.model_dump())
-        stages[stage.stage] = StagePlan(graph, stage.precision, stage.device, stage.shapes, settings)
+        stages[stage.stage] = StagePlan(
+            graph, stage.precision, stage.device, stage.shapes, settings, stage.architecture_sha256
+        )
     return BuildPlan(manifest.bundle, manifest.target, manifest.backend, stages, manifest.blocks, manifest.tools)
 
 

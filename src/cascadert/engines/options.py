@@ -29,6 +29,7 @@ class BuildOptions:
         aux_streams: streams that TensorRT may add within a stage; none: 0, so that only stages overlap.
         typical_blocks: the n that refinement engines are tuned for; none: a quarter of all blocks.
         max_blocks: the largest n they take; none: every block of every camera.
+        refittable: whether engines can take other weights; those for a CPU always can, but for int8.
         cache: whether to take engines from the cache, and to put new ones there.
         timing_cache: whether to reuse measured times of kernels, where the builder measures any.
         replace: overwrite an older deployment or kit.
@@ -44,6 +45,7 @@ class BuildOptions:
     aux_streams: int | None = None
     typical_blocks: int | None = None
     max_blocks: int | None = None
+    refittable: bool = False
     cache: bool = True
     timing_cache: bool = True
     replace: bool = False

@@ -20,7 +20,7 @@ from cascadert.engines.options import (
 )
 from cascadert.engines.profiles import Target
 from cascadert.engines.recipe import BuilderSettings, EngineRecipe, Shapes
-from cascadert.engines.request import check_request
+from cascadert.engines.request import check_refittable, check_request
 from cascadert.errors import BuildError, TargetError, import_extra
 from cascadert.graph import Graph
 from cascadert.precision import Precision, numerics_of
@@ -30,7 +30,8 @@ from cascadert.precision import Precision, numerics_of
 class StagePlan:
     """What one stage becomes: its graph as the builder is given it, and how it is built.
 
-    `device` is "gpu", "cpu" or a DLA core.
+    `device` is "gpu", "cpu" or a DLA core. `architecture` is the digest of the graph without its weights, where the
+    engine can take those of another graph.
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class StagePlan:
     device: str
     shapes: Shapes
     settings: BuilderSettings
+    architecture: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def make_plan(bundle: Bundle, target: Target, options: BuildOptions = DEFAULTS) 
     devices = stage_devices(options.devices, names, "cpu" if on_cpu else "gpu")
     blocks = block_profile(bundle.spec.blocks, options)
     check_request(target, facts, precisions, devices, bundle.calibrations, options.tensorrt)
+    if options.refittable:
+        check_refittable(target, facts, precisions)
     stages = {}
     for name in names:
         subject = f"stage '{name}' for {target.name}"
@@ -107,10 +111,19 @@ def make_plan(bundle: Bundle, target: Target, options: BuildOptions = DEFAULTS) 
         shapes = {} if on_cpu else _shapes(graph, blocks, subject)
         _check_dla(subject, devices[name], shapes)
         settings = BuilderSettings() if on_cpu else _settings(form, graph, options, devices[name])
-        stages[name] = StagePlan(graph, precisions[name], devices[name], shapes, settings)
+        architecture = None
+        if options.refittable or (on_cpu and precisions[name] != "int8"):
+            architecture = _architecture(graph)
+        stages[name] = StagePlan(graph, precisions[name], devices[name], shapes, settings, architecture)
     manifest = _with_policies(bundle.manifest, precisions, on_cpu)
     tools = {"onnx": metadata.version("onnx")}
     return BuildPlan(manifest, target, facts, stages, None if on_cpu else blocks, tools)
+
+
+def _architecture(graph: Graph) -> str:
+    from cascadert.export.architecture import architecture_sha256
+
+    return architecture_sha256(graph)
 
 
 def _check_dla(subject: str, device: str, shapes: Shapes) -> None:
@@ -129,6 +142,7 @@ def _settings(form: StageForm, graph: Graph, options: BuildOptions, device: str)
         dla_core=int(device.removeprefix("dla")) if device.startswith("dla") else None,
         flags=flags,
         float32_nodes=float32_nodes,
+        refittable=options.refittable,
     )
 
 

@@ -81,8 +81,9 @@ def run_worker(
     timeout_s: float,
     on_progress: Callable[[Message], None],
     timing_cache: bytes | None = None,
+    base: bytes | None = None,
 ) -> BuiltEngine:
-    """Build one engine in a process of its own.
+    """Build one engine in a process of its own, or give one that was built other weights.
 
     Args:
         recipe: what to build.
@@ -91,6 +92,7 @@ def run_worker(
         timeout_s: seconds after which the process is killed.
         on_progress: called with every progress message.
         timing_cache: of an earlier build on this device.
+        base: the engine that takes the weights of the recipe's graph, in place of a build.
 
     Raises:
         RefusedGraph: TensorRT did not take the graph.
@@ -98,7 +100,7 @@ def run_worker(
             too long.
         MissingExtra: the recipe's TensorRT is not installed.
     """
-    request = BuildRequest.write(recipe, folder, timing_cache)
+    request = BuildRequest.write(recipe, folder, timing_cache, base)
     noise, last = folder / "worker.log", Message()
     with _worker(folder, noise) as (process, lines), _deadline(process, timeout_s) as expired:
         for line in lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-PARSING, BUILDING = "parsing", "building"
+PARSING, BUILDING, REFITTING = "parsing", "building", "refitting"
 
 Hear = Callable[[dict[str, Any]], bool]
 """Takes one progress message; false when nobody listens any more."""

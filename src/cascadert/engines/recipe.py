@@ -25,6 +25,7 @@ class BuilderSettings:
         dla_core: run on this DLA core; layers that it cannot take run on the GPU.
         flags: names of builder flags to set ("TF32", "FP16", "INT8"); every other precision flag is cleared.
         float32_nodes: operators that a weakly typed TensorRT must keep in float32, by name.
+        refittable: whether the engine can take other weights.
     """
 
     workspace_bytes: int | None = None
@@ -33,6 +34,7 @@ class BuilderSettings:
     dla_core: int | None = None
     flags: tuple[str, ...] = ()
     float32_nodes: tuple[str, ...] = ()
+    refittable: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,22 @@ def check_request(
         _check_calibrated(target, facts, stage, precision, calibrations.get(stage))
 
 
+def check_refittable(target: Target, facts: BackendFacts, precisions: Mapping[str, Precision]) -> None:
+    """Refuse engines that could not take other weights.
+
+    Raises:
+        TargetError: with the reason.
+    """
+    for stage, precision in precisions.items():
+        if precision == "int8":
+            found = "its scales belong to the weights that were calibrated"
+            remedy = f"leave --refittable out, or choose {_NEAREST['int8'][0]}"
+            raise TargetError(f"a refittable engine of stage '{stage}' in int8", found, remedy)
+    if facts.name == "tensorrt" and not facts.strongly_typed:
+        found = f"TensorRT {facts.versions} cannot take the weights of an ONNX graph, TensorRT 10 was the first"
+        raise TargetError(f"refittable engines for {target.name}", found, "leave --refittable out")
+
+
 def check_version(target: Target, facts: BackendFacts, version: str) -> None:
     """Check that a version of a builder serves. One that is known to be bad stands for all its builds.
 

@@ -39,6 +39,14 @@ ProgressCallback = Callable[[BuildProgress], None]
 
 
 @dataclass(frozen=True)
+class Base:
+    """An engine that can take the weights of a stage in place of a build, and the stage that it is of."""
+
+    stage: str
+    engine: bytes
+
+
+@dataclass(frozen=True)
 class BuiltStage:
     """An engine, and whether it was built for this deployment."""
 
@@ -56,6 +64,7 @@ class StageBuild:
     cache: EngineCache | None
     options: BuildOptions
     heard: ProgressCallback
+    base: Base | None = None
 
     def run(self) -> BuiltStage:
         """Return the engine.
@@ -94,17 +103,21 @@ class StageBuild:
     def _build(self, recipe: EngineRecipe, key: EngineKey) -> BuiltEngine:
         """Build in the worker. The caller holds the lock."""
         subject = f"stage '{self.stage}' for {self.plan.target.name}"
-        timings = self._timings(key)
-        self._say(LOADING)
+        given = self._given(key)
+        self._say(LOADING, "" if self.base is None else f"takes the engine of '{self.base.stage}', with other weights")
         with tempfile.TemporaryDirectory(prefix="cascadert-build-") as scratch:
             try:
-                built = run_worker(recipe, Path(scratch), subject, self.options.timeout_s, self._on_progress, timings)
+                built = run_worker(recipe, Path(scratch), subject, self.options.timeout_s, self._on_progress, *given)
             except RefusedGraph as refusal:
                 raise build_error(subject, recipe.graph, refusal) from refusal
         self.machine.verify(self.plan, self.stage, built.engine)
         if self.cache is not None and self.options.timing_cache and built.timing_cache is not None:
             self.cache.store_timings(key, built.timing_cache)
         return built
+
+    def _given(self, key: EngineKey) -> tuple[bytes | None, bytes | None]:
+        """Return what spares the builder work: what kernels took, or an engine that only lacks the weights."""
+        return (self._timings(key), None) if self.base is None else (None, self.base.engine)
 
     def _timings(self, key: EngineKey) -> bytes | None:
         """Return what kernels took on this GPU in earlier builds, where the builder times any."""

@@ -7,7 +7,7 @@ REQUEST is a JSON file (`BuildRequest`), PIPE the number of an open file descrip
 
 * `{"kind": "progress", "phase": ..., "step": ..., "steps": ..., "fraction": ...}`
 * and, last, one of `{"kind": "done", "seconds": ..., "versions": {...}, "log": [...], "network": [...]}`,
-  `{"kind": "refused", "by": "parser" | "builder", "faults": [{"text": ..., "node": ..., "index": ...}]}`,
+  `{"kind": "refused", "by": "parser" | "builder" | "refitter", "faults": [{"text": ..., "node": ..., "index": ...}]}`,
   `{"kind": "unfit", "found": ..., "remedy": ...}`, and `{"kind": "missing", "module": ...}`.
 """
 
@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from cascadert.engines.build_request import BuildRequest
 from cascadert.engines.builder import Refused, Unfit, build
+from cascadert.engines.refitter import refit
 
 
 def send(report: TextIO, message: dict[str, Any]) -> bool:
@@ -35,9 +36,10 @@ def send(report: TextIO, message: dict[str, Any]) -> bool:
 
 
 def serve(request: BuildRequest, report: TextIO) -> dict[str, Any]:
-    """Build, and return the last message."""
+    """Build, or refit where there is something to refit, and return the last message."""
+    make = refit if Path(request.base).exists() else build
     try:
-        return {"kind": "done", **asdict(build(request, lambda message: send(report, message)))}
+        return {"kind": "done", **asdict(make(request, lambda message: send(report, message)))}
     except ModuleNotFoundError as error:
         return {"kind": "missing", "module": error.name}
     except Refused as refusal:

@@ -70,7 +70,7 @@ def export_bundle(
         graphs[stage.name] = export_stage(stage, example)
         network = describe_network(spec, stage, example, options.random_weights)
         memory = estimate_memory(lower(graphs[stage.name], "onnxruntime"), spec.blocks)
-        entries.append(stage_entry(stage, stages, graphs[stage.name], network, memory))
+        entries.append(stage_entry(spec, stage, graphs[stage.name], network, memory))
     fields = {"schema": BUNDLE_SCHEMA, "created_by": CREATED_BY, "spec": spec, "spec_folder": str(folder)}
     manifest = BundleManifest.model_validate({**fields, "stages": tuple(entries)})
     return write_bundle(output, manifest, graphs, replace=options.replace)

@@ -24,7 +24,8 @@ OPERATORS = ("Conv", "Add", "Concat", "MaxPool", "LeakyRelu", "Resize", "Average
 def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collection[str] = ()) -> onnx.ModelProto:
     """Return the bare network of a graph with Q/DQ pairs for ONNX Runtime's CPU kernels.
 
-    Weights are signed and per channel, biases int32: the form that its VNNI kernels fuse.
+    Weights are signed and per channel, biases int32: the form that its VNNI kernels fuse. What the network is given and
+    what it hands out stays float32.
 
     Args:
         graph: a stage's graph, lowered for ONNX Runtime.
@@ -33,6 +34,7 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
+        GraphError: the stage has no network, since nothing in it has weights.
     """
     import_extra("onnxruntime", "cpu", "to quantize for the CPU")
     from onnxruntime.quantization import QuantType
@@ -41,7 +43,7 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
 
     network = network_graph(graph)
     model = onnx.load_model_from_string(network.onnx)
-    chosen = [str(node.name) for node in operators_for_cpu(model_from_graph(network), ranges, keep)]
+    chosen = [str(node.name) for node in operators_for_cpu(model_from_graph(graph), ranges, keep)]
     if not chosen:
         return model
     measured = {
@@ -67,7 +69,7 @@ def quantized_for_cpu(graph: Graph, ranges: Mapping[str, Range], keep: Collectio
 
 
 def operators_for_cpu(model: ir.Model, ranges: Collection[str], keep: Collection[str] = ()) -> list[ir.Node]:
-    """Return the operators of a network that compute in int8: those with kernels for it, whose tensors were measured.
+    """Return the operators of a stage's network that compute in int8: with kernels for it, their tensors measured.
 
     What they read and make is int8 for their neighbours, too.
     """

@@ -39,16 +39,16 @@ def network_origin(spec: CascadeSpec, stage: Stage) -> NetworkSpec:
 
 
 def stage_entry(
-    stage: Stage, stages: tuple[Stage, ...], graph: Graph, network: NetworkEntry, memory: MemoryEntry
+    spec: CascadeSpec, stage: Stage, graph: Graph, network: NetworkEntry, memory: MemoryEntry
 ) -> StageEntry:
-    """Return the manifest's entry of a stage among the others."""
-    stand_in = f"{stage.wiring.after}.{LABELS}" if _may_be_skipped(stage, stages) else None
+    """Return the manifest's entry of a stage."""
+    stand_in = spec.stand_in(stage.name)
     return StageEntry(
         name=stage.name,
         graph=stage_part(stage.name, graph),
         inputs=tuple(_input_entry(tensor, stage) for tensor in graph.inputs),
         outputs=tuple(_output_entry(tensor, stand_in) for tensor in graph.outputs),
-        select=_select_entry(stage, stages),
+        select=_select_entry(spec, stage),
         follows=stage.wiring.rows_of if stage.spec.select is None else None,
         speculative=stage.spec.speculate,
         network=network,
@@ -56,26 +56,11 @@ def stage_entry(
     )
 
 
-def _may_be_skipped(stage: Stage, stages: tuple[Stage, ...]) -> bool:
-    """Whether a stage may not run: for lack of blocks, or of something to read; and something stands for its labels."""
-    if stage.wiring.after is None:
-        return False
-    earlier = {other.name: other for other in stages}
-    needed = [earlier[name] for name in stage.wiring.needs]
-    return stage.spec.select is not None or any(_may_be_absent(other, stages) for other in needed)
-
-
-def _may_be_absent(stage: Stage, stages: tuple[Stage, ...]) -> bool:
-    earlier = {other.name: other for other in stages}
-    needed = (earlier[name] for name in stage.wiring.needs)
-    return stage.spec.select is not None or any(_may_be_absent(other, stages) for other in needed)
-
-
-def _select_entry(stage: Stage, stages: tuple[Stage, ...]) -> SelectEntry | None:
+def _select_entry(spec: CascadeSpec, stage: Stage) -> SelectEntry | None:
     policy, after = stage.spec.select, stage.wiring.after
     if policy is None:
         return None
-    unit = next(other.spec.score.unit for other in stages if other.name == after)
+    unit = next(other.score.unit for other in spec.stages if other.name == after)
     return SelectEntry(scores=f"{after}.{SCORES}", order=f"{after}.{ORDER}", unit=unit, policy=policy)
 
 

@@ -44,16 +44,18 @@ def examples(
     """
     tensors, total = example_frame(spec), spec.blocks
     indices = torch.linspace(0, total - 1, steps=min(2, total)).round().to(torch.int32)
+    ready = set[Tensor]()  # a network that stages share is prepared once: what was exported would change otherwise
     for stage in stages:
         example = {name: indices if name == INDICES else tensors[source] for name, source in stage.sources.items()}
         try:
-            made = _run(stage, example, spec, prepared)
+            made = _run(stage, example, spec, prepared and ready.isdisjoint(stage.network.parameters()))
         except CascadertError:
             raise
         except Exception as error:  # the network is the user's code
             found = f"failed on an input of {_size(stage, example)}: {type(error).__name__}: {error}"
             raise NetworkError(f"stage '{stage.name}'", found, "mend the network, scale, block or halo") from error
         tensors |= {f"{stage.name}.{name}": value for name, value in made.items()}
+        ready.update(stage.network.parameters())
         yield stage, example
 
 

@@ -138,10 +138,10 @@ def _name_axes(model: ir.Model, dynamic: DynamicAxes) -> None:
                 value.shape[axis] = pattern.sub(lambda match: names[match[0]], size.value)
 
 
-def semantic_passes() -> list[ir.passes.PassBase]:
-    """Return what turns PyTorch's export into the semantic graph."""
+def semantic_passes(boundary: bool = True) -> list[ir.passes.PassBase]:
+    """Return what turns PyTorch's export into the semantic graph, with a `boundary` around its network or without."""
     return [
-        MarkNetworkBoundary(),
+        *([MarkNetworkBoundary()] if boundary else []),
         CleanUp(),
         common.ShapeInferencePass(),
         SpecialiseAdaptivePool(),
@@ -188,7 +188,8 @@ def export_graph(
 
     Args:
         module: the stage; it is put into evaluation mode. Its attribute `network`, if it has one, is the bare network:
-            the tensors that enter and leave it are named `pixels` and `logits` in the graph.
+            the tensors that enter and leave it are named `pixels` and `logits` in the graph. One without weights is
+            glue: it has no such tensors, and computes in float32 in every precision.
         inputs: an example of each input of `forward`, by its name in the graph, in order. An axis that is to be
             dynamic must have a size of 2 or more.
         outputs: a name for each tensor that `forward` returns, in order.
@@ -201,13 +202,18 @@ def export_graph(
     """
     model = trace(module, inputs, outputs, dynamic)
     with _quiet():
-        run_passes(model, semantic_passes())
+        run_passes(model, semantic_passes(_has_weights(module)))
     for node in model.graph.all_nodes():
         if node.domain not in ("", "ai.onnx"):
             raise PassError(describe(node), f"is of the domain '{node.domain}'", "use operators of standard ONNX")
     graph = graph_from_model(model, "semantic")
     _check_ports(graph, inputs, dynamic or {})
     return graph
+
+
+def _has_weights(module: nn.Module) -> bool:
+    network = getattr(module, "network", None)
+    return not isinstance(network, nn.Module) or bool(network.state_dict())
 
 
 def _check_ports(graph: Graph, inputs: Mapping[str, Tensor], dynamic: DynamicAxes) -> None:

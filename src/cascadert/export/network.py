@@ -1,12 +1,14 @@
 """The bare network inside a stage's graph: which operators it has, cutting it out, and putting another in its place.
 
 It lies between the tensors `pixels` and `logits` (`passes/network_boundary.py`; `pixels_2`, `logits_2` and so on where
-it has several), in the semantic graph and in every form it is lowered to.
+it has several), in the semantic graph and in every form it is lowered to. A graph without these tensors is all glue:
+its network has no weights (the mean of an ensemble), and stays float32 whatever is asked for.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 
 import onnx
 import onnx_ir as ir
@@ -15,6 +17,7 @@ from onnx_ir.passes import common
 from cascadert.errors import GraphError
 from cascadert.export.onnx_io import graph_from_model, model_from_graph
 from cascadert.graph import Graph
+from cascadert.stage_spec import OF_LOGITS
 
 _PIXELS, _LOGITS = re.compile(r"pixels(_\d+)?"), re.compile(r"logits(_\d+)?")
 
@@ -24,21 +27,53 @@ def is_pixels(value: ir.Value) -> bool:
     return bool(value.name and _PIXELS.fullmatch(value.name))
 
 
+def is_logits(value: ir.Value) -> bool:
+    """Whether a tensor is where a network ends."""
+    return bool(value.name and _LOGITS.fullmatch(value.name))
+
+
 def network_edges(model: ir.Model) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Return the tensors where the network begins and ends.
+    """Return the tensors where the network begins and ends, in the order of their numbers; none where all is glue.
 
     Raises:
-        GraphError: the graph has none.
+        GraphError: the graph has only one of the two.
     """
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
-    pixels, logits = ([v for v in values if v.name and edge.fullmatch(v.name)] for edge in (_PIXELS, _LOGITS))
-    if not pixels or not logits:
-        raise GraphError("the graph", "has no tensors 'pixels' and 'logits'", "export the network as a stage's")
+    pixels, logits = (sorted(filter(is_edge, values), key=_number) for is_edge in (is_pixels, is_logits))
+    if bool(pixels) != bool(logits):
+        raise _no_network()
     return pixels, logits
 
 
+def _no_network() -> GraphError:
+    return GraphError("the graph", "has no tensors 'pixels' and 'logits'", "export the network as a stage's")
+
+
+def _number(value: ir.Value) -> int:
+    return int(str(value.name).partition("_")[2] or 1)
+
+
+def ends_of_logits(model: ir.Model) -> list[ir.Value]:
+    """Return those ends of the network that labels, scores or logits are made of; the others are carried tensors."""
+    ends = network_edges(model)[1]
+    made = behind((value for value in model.graph.outputs if value.name in OF_LOGITS), ends.__contains__)
+    return [value for value in ends if value in made]
+
+
+def behind(values: Iterable[ir.Value], is_end: Callable[[ir.Value], bool]) -> set[ir.Value]:
+    """Return all that tensors are made of, back to those that are an end."""
+    found, waiting = set[ir.Value](), list(values)
+    while waiting:
+        value = waiting.pop()
+        producer = value.producer()
+        if value not in found and producer is not None and not is_end(value):
+            waiting += [read for read in producer.inputs if read is not None]
+        found.add(value)
+    return found
+
+
 def network_nodes(model: ir.Model) -> list[ir.Node]:
-    """Return the operators of the network, in the graph's order.
+    """Return the operators of the network, in the graph's order; none where all is glue.
 
     Those are all that lie on a way from `pixels` to `logits`, and what prepares their weights.
     """
@@ -67,6 +102,8 @@ def network_graph(graph: Graph) -> Graph:
     """
     model = model_from_graph(graph)
     pixels, logits = network_edges(model)
+    if not pixels:
+        raise _no_network()
     inner = ir.convenience.extract(model.graph, pixels, logits)
     inner.name, inner.opset_imports[""] = "network", model.opset_imports[""]
     network = ir.Model(inner, ir_version=model.ir_version)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from cascadert.export.network import is_pixels, network_edges, network_nodes
+from cascadert.export.network import ends_of_logits, is_pixels, network_nodes
 from cascadert.export.passes.base import REARRANGING, constant, integer
 from cascadert.precision import Range
 
@@ -79,13 +79,14 @@ def _is_wide_convolution(node: ir.Node) -> bool:
 
 
 def _sees_pixels(value: ir.Value) -> bool:
-    """Whether a tensor is `pixels`, put in another order at most."""
+    """Whether a tensor is an image that the network is given, put in another order at most; carried maps are wider."""
     while (producer := value.producer()) is not None and producer.op_type in REARRANGING:
         first = producer.inputs[0]
         if first is None:
             return False
         value = first
-    return is_pixels(value)
+    channels = value.shape[1] if value.shape is not None and len(value.shape) > 1 else None
+    return is_pixels(value) and isinstance(channels, int) and channels < THIN_CHANNELS
 
 
 def _is_residual_addition(node: ir.Node, quantized: Collection[ir.Node]) -> bool:
@@ -101,10 +102,11 @@ def _is_residual_addition(node: ir.Node, quantized: Collection[ir.Node]) -> bool
 def head_of(model: ir.Model) -> set[ir.Node]:
     """Return what makes the logits: the last convolution on every way to them, and all that follows it.
 
-    Neighbouring classes differ by less than the steps of int8 there, and entropy is made of those differences.
+    Neighbouring classes differ by less than the steps of int8 there, and entropy is made of those differences. Carried
+    tensors have no head: who reads them next reads int8 anyway. At the port itself they are float32.
     """
     found: set[ir.Node] = set()
-    waiting = [value.producer() for value in network_edges(model)[1]]
+    waiting = [value.producer() for value in ends_of_logits(model)]
     while waiting:
         node = waiting.pop()
         if node is None or node in found:

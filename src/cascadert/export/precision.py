@@ -1,6 +1,8 @@
 """From a stage's semantic graph to what a backend computes in fp16 or int8.
 
-The bare network is converted; the glue around it, and with it entropy, scores, order and merging, stays float32.
+The bare network is converted; the glue around it, and with it entropy, scores, order and merging, stays float32. So do
+all ports: a carried tensor is float32 between two stages, whatever either computes in. A stage whose network has no
+weights is all glue.
 """
 
 from __future__ import annotations
@@ -86,11 +88,13 @@ def _quantized(graph: Graph, int8: Int8Dialect, calibration: StageCalibration | 
     plan = None if calibration is None else calibration.int8.get(int8)
     if plan is None:
         raise GraphError(f"int8 for '{int8}'", "was not calibrated", "run cascadert calibrate on the bundle first")
+    model = model_from_graph(graph)
+    if not network_nodes(model):
+        return graph
     if int8 == "cpu":
         model = with_network(graph, quantized_for_cpu(graph, plan.ranges, plan.keep))
         run_passes(model, finish_passes())
     else:
-        model = model_from_graph(graph)
         run_passes(model, [QuantizeForTensorRT(plan.ranges, plan.keep), *finish_passes()])
     return graph_from_model(model, graph.dialect)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from cascadert.jetson.heat import entropy_heat
 from cascadert.jetson.images import Image8
 from cascadert.jetson.overlay import OverlayOptions, colourise, draw_overlay
 from cascadert.jetson.panels import Box, Panel, draw_sheet
-from cascadert.stage_spec import Unit
 
 Colour = tuple[int, int, int]
 
@@ -31,24 +31,30 @@ NEITHER: Colour = (232, 170, 60)
 UNLABELLED: Colour = (122, 126, 134)
 _LABEL_OPACITY = 0.8
 _PALE = 0.35
-_COLUMNS = 4
 
 
-def draw_evaluated(frame: EvaluatedFrame, classes: ClassSet, grid: Grid, unit: Unit, panel_width: int) -> Image8:
+@dataclass(frozen=True)
+class SheetLook:
+    """How many panels are side by side, and how wide each is in pixels."""
+
+    columns: int
+    panel_width: int
+
+
+def draw_evaluated(frame: EvaluatedFrame, classes: ClassSet, grid: Grid, look: SheetLook) -> Image8:
     """Draw all cameras of a frame, one under the other; RGB uint8.
 
     Args:
         frame: what was evaluated.
         classes: names and colours.
         grid: the cascade's blocks.
-        unit: of the frame's uncertainties.
-        panel_width: of each picture in pixels.
+        look: how many panels, and how large.
     """
     rows: list[list[Panel]] = []
     for camera in range(len(frame.sample.truth)):
-        panels = [*_labels(frame, camera, classes, grid), *_errors(frame, camera, grid), *_maps(frame, camera, unit)]
-        rows += [panels[start : start + _COLUMNS] for start in range(0, len(panels), _COLUMNS)]
-    return draw_sheet(rows, panel_width)
+        panels = [*_labels(frame, camera, classes, grid), *_errors(frame, camera, grid), *_maps(frame, camera)]
+        rows += [panels[start : start + look.columns] for start in range(0, len(panels), look.columns)]
+    return draw_sheet(rows, look.panel_width)
 
 
 def _labels(frame: EvaluatedFrame, camera: int, classes: ClassSet, grid: Grid) -> Iterator[Panel]:
@@ -58,17 +64,20 @@ def _labels(frame: EvaluatedFrame, camera: int, classes: ClassSet, grid: Grid) -
     yield Panel("exact labels", colourise(truth, classes))
     for name in (frame.faster, frame.better):
         labels = frame.labels.stages[name][camera]
-        yield Panel(_wrong(name, labels, truth), draw_overlay(image, labels, classes, grid=grid, options=look))
+        yield Panel(f"labels of {name}", draw_overlay(image, labels, classes, grid=grid, options=look))
 
 
 def _errors(frame: EvaluatedFrame, camera: int, grid: Grid) -> Iterator[Panel]:
     image, truth = frame.sample.image[camera], frame.sample.truth[camera]
     fast, accurate = (frame.labels.stages[name][camera] for name in (frame.faster, frame.better))
-    refined, chosen = _boxes(frame.refined, camera, grid), _boxes(frame.chosen, camera, grid)
+    refined, chosen = _boxes(frame.refined or (), camera, grid), _boxes(frame.oracle.blocks, camera, grid)
     for name, labels in ((frame.faster, fast), (frame.better, accurate)):
-        yield Panel(f"errors of {name}", _paint(image, truth, [(error_map(labels, truth), WRONG)]))
+        yield Panel(
+            f"errors of {name}: {_wrong(labels, truth)}", _paint(image, truth, [(error_map(labels, truth), WRONG)])
+        )
     cascade = frame.labels.cascade[camera]
-    title = f"errors of the {_wrong('cascade', cascade, truth)}"
+    blocks = "" if frame.refined is None else f"; {len(refined)} of {grid.size} blocks"
+    title = f"errors of the cascade: {_wrong(cascade, truth)}{blocks}"
     yield Panel(title, _paint(image, truth, [(error_map(cascade, truth), WRONG)]), refined)
     fast_wrong, accurate_wrong = error_map(fast, truth), error_map(accurate, truth)
     who = [
@@ -79,15 +88,19 @@ def _errors(frame: EvaluatedFrame, camera: int, grid: Grid) -> Iterator[Panel]:
     yield Panel(f"oracle: {len(chosen)} of {grid.size} blocks", _paint(image, truth, who), chosen)
 
 
-def _maps(frame: EvaluatedFrame, camera: int, unit: Unit) -> Iterator[Panel]:
-    scale = f"yellow {frame.most:.3g}{' bits' if unit == 'bits' else ''}"
-    for name, values in frame.maps.items():
-        yield Panel(f"{name}: black 0, {scale}", entropy_heat(values[camera], frame.most))
+def _maps(frame: EvaluatedFrame, camera: int) -> Iterator[Panel]:
+    found = frame.uncertainty
+    if found is None:
+        return
+    scale = f"yellow {found.most:.3g}{' bits' if found.unit == 'bits' else ''}"
+    for name, values in found.maps.items():
+        yield Panel(f"{name}: black 0, {scale}", entropy_heat(values[camera], found.most))
 
 
-def _wrong(name: str, labels: Labels, truth: Labels) -> str:
-    known = int(np.count_nonzero(truth != IGNORE_LABEL))
-    return f"{name}: {error_map(labels, truth).sum() / max(known, 1):.1%} wrong"
+def _wrong(labels: Labels, truth: Labels) -> str:
+    """Return the share of labelled pixels that are wrong."""
+    known = max(int(np.count_nonzero(truth != IGNORE_LABEL)), 1)
+    return f"{np.count_nonzero(error_map(labels, truth)) / known:.1%}"
 
 
 def _boxes(blocks: Iterable[int], camera: int, grid: Grid) -> tuple[Box, ...]:

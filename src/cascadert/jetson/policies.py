@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from cascadert.bundle import BundleManifest
+import math
+
+import numpy as np
+
+from cascadert.bundle import BundleManifest, StageEntry
 from cascadert.errors import InvalidRequest
 from cascadert.spec import LatencyPolicy, SelectPolicy, ThresholdPolicy, TopKPolicy
 
@@ -26,6 +30,32 @@ def chosen_policies(
     if stage is None and len(policies) != 1:
         raise InvalidRequest(f"policy {policy.policy}", f"{len(policies)} stages decide", f"name one of: {known}")
     return {**policies, stage or next(iter(policies)): policy}
+
+
+def exit_policies(manifest: BundleManifest, threshold: float) -> dict[str, SelectPolicy]:
+    """Return decisions by which a frame leaves at the first exit that is as confident as `threshold`.
+
+    At 0 every frame leaves at the first exit, above 1 at the last (paper 004). Decisions about blocks stay as they are.
+
+    Raises:
+        InvalidRequest: no stage decides about whole frames by a confidence, or the threshold is below 0 or no number.
+    """
+    if not 0 <= threshold < math.inf:
+        raise InvalidRequest(f"exit threshold {threshold}", "is no confidence", "give 0 to 1, or more for never")
+    theta = float(np.float32(1) - np.float32(threshold))  # in the precision of the scores, which are 1 - confidence
+    decided = [entry for entry in manifest.stages if entry.select is not None]
+    exits = [entry.name for entry in decided if _decides_about_frames(entry)]
+    if not exits:
+        found, remedy = f"is for exits, and '{manifest.spec.name}' has none", "give theta, for blocks"
+        raise InvalidRequest(f"exit threshold {threshold:g}", found, remedy)
+    policies = {entry.name: entry.select.policy for entry in decided if entry.select is not None}
+    return {**policies, **dict.fromkeys(exits, ThresholdPolicy(theta=theta))}
+
+
+def _decides_about_frames(entry: StageEntry) -> bool:
+    """Whether a decision is for all of a frame, on scores from 0 to 1."""
+    whole = not any(tensor.prefix for tensor in entry.inputs)
+    return whole and entry.select is not None and entry.select.unit == "share"
 
 
 def show_policy(policy: SelectPolicy) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from cascadert.bundle import Bundle
+from cascadert.bundle import Bundle, BundleManifest
 from cascadert.deployment import Deployment, open_artefact
-from cascadert.errors import ExecutionError, InvalidRequest
+from cascadert.errors import CascadertError, ExecutionError, InvalidRequest
 from cascadert.jetson.live import paced
 from cascadert.jetson.outputs import OutputOptions, Outputs, refuse_overwriting
-from cascadert.jetson.policies import chosen_policies
+from cascadert.jetson.policies import chosen_policies, exit_policies
 from cascadert.jetson.sinks import write_atomically
 from cascadert.jetson.sources import Cameras
 from cascadert.jetson.statistics import Recorder, RunSummary
@@ -45,6 +45,9 @@ class RunOptions:
     Attributes:
         policy: replaces the bundle's decision before `stage` (needed where several stages decide).
         stage: see `policy`.
+        exit_threshold: the confidence at which a frame leaves at any exit, in the place of the bundle's own.
+        deadline_ms: a frame is answered so long after it was handed over, with the last labels that were finished
+            then. Frames are handed over one by one, not ahead, where they do not come at a rate of their own.
         outputs: what to write.
         pattern: picks files of a folder.
         limit: ends after so many frames.
@@ -58,6 +61,8 @@ class RunOptions:
 
     policy: SelectPolicy | None = None
     stage: str | None = None
+    exit_threshold: float | None = None
+    deadline_ms: float | None = None
     outputs: OutputOptions = field(default_factory=OutputOptions)
     pattern: str | None = None
     limit: int | None = None
@@ -72,7 +77,7 @@ class RunOptions:
         """Return how the pipeline runs."""
         return RuntimeOptions(
             mode="serial" if self.serial else "overlapped", threads=self.threads, slots=self.slots,
-            overflow="drop-oldest" if self.live else "wait",
+            overflow="drop-oldest" if self.live else "wait", deadline_ms=self.deadline_ms,
         )  # fmt: skip
 
 
@@ -104,7 +109,7 @@ def _costs(
 ) -> Mapping[str, StageCosts]:
     """Return the costs that decisions need: of the profile that was given, or measured now."""
     manifest = opened.manifest if isinstance(opened, Bundle) else opened.manifest.bundle
-    policies = chosen_policies(manifest, options.policy, options.stage)
+    policies = _policies(manifest, options)
     if options.profile is not None:
         return read_profile(options.profile, manifest)
     if not any(isinstance(policy, LatencyPolicy) for policy in policies.values()):
@@ -122,7 +127,7 @@ def run_pipeline(
 ) -> RunSummary:
     """Do what `run` does with a pipeline that is open; see there."""
     manifest, written = pipeline.manifest, options.outputs
-    policies = chosen_policies(manifest, options.policy, options.stage)
+    policies = _policies(manifest, options)
     if options.limit is not None and options.limit < 1:
         raise InvalidRequest(f"limit = {options.limit}", "leaves no frame to run", "give 1 or more")
     refuse_overwriting(sources, written)
@@ -148,6 +153,15 @@ def run_pipeline(
     return summary
 
 
+def _policies(manifest: BundleManifest, options: RunOptions) -> dict[str, SelectPolicy]:
+    """Return the decision of every stage that makes one."""
+    if options.exit_threshold is None:
+        return chosen_policies(manifest, options.policy, options.stage)
+    if options.policy is not None:
+        raise InvalidRequest("exit_threshold and a policy", "both decide", "give one of them")
+    return exit_policies(manifest, options.exit_threshold)
+
+
 def _results(
     pipeline: Pipeline, cameras: Cameras, options: RunOptions, policies: Policies, recorder: Recorder
 ) -> Iterator[Result]:
@@ -157,10 +171,28 @@ def _results(
         Submission(cameras.planes(frames), frames[0].timestamp_s, policies, context=frames)
         for frames in islice(source, options.limit)
     )
+    failed = recorder.fail if options.keep_going else None
+    ahead = options.live or options.deadline_ms is None
     try:
-        yield from pipeline.stream(submissions, failed=recorder.fail if options.keep_going else None)
+        yield from pipeline.stream(submissions, failed=failed) if ahead else _one_by_one(pipeline, submissions, failed)
     except ExecutionError as error:
         if error.ticket is None:
             raise
         name = error.ticket.context[0].name
         raise ExecutionError(f"frame {name}: {error.subject}", error.found, error.remedy) from error
+
+
+def _one_by_one(
+    pipeline: Pipeline, submissions: Iterable[Submission], failed: Callable[[CascadertError], None] | None
+) -> Iterator[Result]:
+    """Yield results as `Pipeline.stream` does, no frame waiting for another: that would count for its deadline."""
+    for one in submissions:
+        pipeline.submit(one.frame, one.timestamp_s, policies=one.policies, context=one.context)
+        try:
+            result = pipeline.next()
+        except CascadertError as error:
+            if failed is None:
+                raise
+            failed(error)
+        else:
+            yield result

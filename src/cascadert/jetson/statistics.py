@@ -20,6 +20,7 @@ from cascadert.runtime.profiling.passage import HOST, Traced
 from cascadert.runtime.profiling.times import Times
 from cascadert.runtime.results import Result, StageRun
 from cascadert.spec import SelectPolicy
+from cascadert.stage_spec import LABELS
 
 STATS_SCHEMA = "cascadert-run-2"
 _SCORE_DIGITS, _MS_DIGITS = 4, 3
@@ -47,6 +48,7 @@ class FrameStatistics:
 
     `latency_ms` is from handing it over until its labels are on the host; `queue_ms` is the part of it in which nothing
     had begun, or the labels waited to be noticed. `dropped` counts frames that were dropped just before it.
+    `labels_from` is the stage whose labels they are; `expired` says that a deadline cut it short.
     """
 
     name: str
@@ -54,6 +56,8 @@ class FrameStatistics:
     latency_ms: float
     queue_ms: float
     dropped: int
+    labels_from: str
+    expired: bool
     stages: tuple[StageStatistics, ...]
 
 
@@ -80,6 +84,8 @@ class RunSummary:
         wall_s: from the first frame that was read to the last that was written.
         fps: frames with a result per second of that: what the run sustained, reading and writing included.
         latency_ms: "mean", "p50" and "p90" over frames.
+        answered: frames by the stage whose labels they have, for every stage that labels.
+        expired: frames that a deadline cut short.
         mean_n: blocks refined per frame, by stage.
         stage_ms: milliseconds per frame, by stage; 0 for frames that skipped it.
         busy: share of the wall time in which each stream was at work: 1 for the one that sets the pace.
@@ -96,6 +102,8 @@ class RunSummary:
     wall_s: float
     fps: float
     latency_ms: Mapping[str, float]
+    answered: Mapping[str, int]
+    expired: int
     mean_n: Mapping[str, float]
     stage_ms: Mapping[str, float]
     busy: Mapping[str, float]
@@ -208,6 +216,8 @@ class Recorder:
                 name: round(value, _MS_DIGITS)
                 for name, value in (("mean", latencies.mean), ("p50", latencies.median), ("p90", latencies.spread[1]))
             },
+            answered=self._answered(),
+            expired=sum(frame.expired for frame in self._frames),
             mean_n={stage: round(self._mean_n(stage), 4) for stage in self._policies},
             stage_ms={stage.name: round(self._mean_ms(stage.name), _MS_DIGITS) for stage in self._manifest.stages},
             busy={
@@ -215,6 +225,11 @@ class Recorder:
             },
             class_shares={name: round(int(self._pixels[i]) / labelled, 6) for i, name in enumerate(spec.classes.names)},
         )
+
+    def _answered(self) -> dict[str, int]:
+        answered = [frame.labels_from for frame in self._frames]
+        labelled = [s.name for s in self._manifest.stages if any(output.name == LABELS for output in s.outputs)]
+        return {stage: answered.count(stage) for stage in labelled}
 
     def _runs(self, stage: str) -> list[StageStatistics]:
         return [run for frame in self._frames for run in frame.stages if run.stage == stage]
@@ -234,6 +249,8 @@ def frame_statistics(frame: Frame, result: Result, traced: Traced) -> FrameStati
         latency_ms=round(result.latency_ms, _MS_DIGITS),
         queue_ms=round(result.latency_ms - (traced.end_ms - traced.start_ms), _MS_DIGITS),
         dropped=result.dropped,
+        labels_from=result.labels_from,
+        expired=result.expired,
         stages=tuple(_stage_statistics(run) for run in result.runs),
     )
 

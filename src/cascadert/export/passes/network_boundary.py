@@ -12,13 +12,16 @@ import onnx_ir as ir
 
 from cascadert.errors import PassError
 from cascadert.export.functions import DOMAIN, NetworkBoundary, add_functions
+from cascadert.export.network import behind
 from cascadert.export.passes.base import GraphPass, describe, name_scopes, nodes_of
+from cascadert.stage_spec import ENTROPY, LABELS, LOGITS, SCORES
 
 Use = tuple[ir.Node, int]
 
 SCOPE = "network"
 MARKER = NetworkBoundary.name
 _KEY = "cascadert.boundary"
+_FIRST = (LABELS, LOGITS, SCORES, ENTROPY)  # what these are made of is `logits`; carried tensors come behind it
 
 
 def _varying(model: ir.Model) -> set[ir.Value]:
@@ -49,19 +52,34 @@ def _edges(model: ir.Model) -> Iterator[tuple[str, ir.Value, list[Use]]]:
                 yield ("logits" if from_inside else "pixels"), value, far
 
 
+def _ends_first(model: ir.Model, ends: list[ir.Value]) -> list[ir.Value]:
+    """Sort what leaves the network: what labels are made of, then scores, then the other outputs in their order."""
+    outputs = sorted(model.graph.outputs, key=lambda o: _FIRST.index(o.name) if o.name in _FIRST else len(_FIRST))
+    ranked: dict[ir.Value, None] = {}
+    for output in outputs:
+        made = behind([output], ends.__contains__)
+        ranked.update(dict.fromkeys(value for value in ends if value in made))
+    return [*ranked, *(value for value in ends if value not in ranked)]
+
+
 class MarkNetworkBoundary(GraphPass):
-    """Mark each tensor that enters (`pixels`, `pixels_2`, and so on) or leaves (`logits`) the module `network`."""
+    """Mark each tensor that enters (`pixels`, `pixels_2`, and so on) or leaves (`logits`) the module `network`.
+
+    Of several that leave it, `logits` is the one that the port "labels" is made of, or else "scores".
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert the markers; a graph without a module `network` stays as it is."""
         if nodes_of(model, MARKER, domain=DOMAIN) or not any(map(_inside, model.graph)):
             return ir.passes.PassResult(model, False)
         add_functions(model)
-        count = {"pixels": 0, "logits": 0}
-        for side, value, far in list(_edges(model)):
-            count[side] += 1
-            self._mark(model, value, far, side if count[side] == 1 else f"{side}_{count[side]}")
-        return ir.passes.PassResult(model, bool(sum(count.values())))
+        edges = {value: (side, far) for side, value, far in _edges(model)}
+        pixels = [value for value, (side, _) in edges.items() if side == "pixels"]
+        logits = _ends_first(model, [value for value, (side, _) in edges.items() if side == "logits"])
+        for side, values in (("pixels", pixels), ("logits", logits)):
+            for number, value in enumerate(values, start=1):
+                self._mark(model, value, edges[value][1], side if number == 1 else f"{side}_{number}")
+        return ir.passes.PassResult(model, bool(edges))
 
     def ensures(self, model: ir.Model) -> None:
         """A network has at least one input and one output."""

@@ -7,6 +7,7 @@ refuses what that version refuses, and the plans it returns run on the run-time 
 from tensorrt import _surface
 from tensorrt._builder import Builder
 from tensorrt._parser import OnnxParser
+from tensorrt._refitter import Refitter, Runtime
 from tensorrt._surface import (
     BuilderFlag,
     DataType,
@@ -27,6 +28,8 @@ __all__ = [
     "MemoryPoolType",
     "NetworkDefinitionCreationFlag",
     "OnnxParser",
+    "Refitter",
+    "Runtime",
 ]
 __version__ = _surface.VERSION.text
 
@@ -34,3 +37,9 @@ if _surface.VERSION.optimization_level:
 
     class IProgressMonitor:
         """Called while an engine is built."""
+
+
+if not _surface.FLAVOUR.startswith("8."):
+    from tensorrt._refitter import OnnxParserRefitter, SerializationFlag
+
+    __all__ += ["OnnxParserRefitter", "SerializationFlag"]

@@ -27,6 +27,7 @@ VERSION = {
     "8.6": Version("8.6.1", 17, True, False, True, True, True, False, "ignored"),
     "10.3": Version("10.3.0", 20),
     "10.16": Version("10.16.1.11", 24, scatter_reduction="none"),
+    "11.3": Version("11.3.0", 24, weakly_typed=False, explicit_batch=False, scatter_reduction="none"),
     "11.4": Version("11.4.1", 24, weakly_typed=False, explicit_batch=False, scatter_reduction="none"),
 }[FLAVOUR]
 
