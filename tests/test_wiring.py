@@ -100,7 +100,7 @@ WRONG: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{**FAST, "emit": ["features"]}], {}, r"no stage emits labels"),
     ([{**FAST, "emit": ["features"]}, ACCURATE], {}, r"'accurate' refines blocks: it needs a stage before it"),
     ([FAST, {**ACCURATE, "after": "slow"}], {}, r"stage 'accurate': after = \"slow\" is no earlier stage, of"),
-    ([{**FAST, "emit": ["features"]}, {"name": "b", "after": "fast", "input": "frame"}], {}, r"\"fast\" emits no labels"),
+    ([{**FAST, "emit": ["features"]}, {"name": "b", "after": "fast", "input": "frame"}], {}, r"emits no labels"),
     ([FAST, {**ACCURATE, "speculate": True}], {}, r"stage 'accurate': speculate is for a select before a stage"),
     ([FAST, {"name": "b", "input": "frame", "speculate": True}], {}, r"stage 'b': speculate is for a select"),
     ([{**FAST, "score": "triangular"}], {}, r"stage 'fast': score = \"triangular\" is for two classes, found 11"),
