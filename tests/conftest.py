@@ -168,6 +168,35 @@ def chain_bundle(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def exits_spec() -> Path:
+    """The specification of a tiny network with two exits before the final one."""
+    return Path(__file__).parents[1] / "examples" / "tiny" / "multi-exit.toml"
+
+
+@pytest.fixture(scope="session")
+def exits_bundle(exits_spec: Path, tmp_path_factory: pytest.TempPathFactory):
+    """That network, exported with random weights. Do not write into its folder."""
+    from cascadert.export.compile import ExportOptions, export_bundle
+
+    return export_bundle(exits_spec, tmp_path_factory.mktemp("bundles") / "exits", ExportOptions(random_weights=0))
+
+
+@pytest.fixture(scope="session")
+def exits_streets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Twelve images of that network's size in a folder, and their labels in another."""
+    from PIL import Image
+
+    from cascadert.scenes import SceneOptions, render
+
+    images, labels = (tmp_path_factory.mktemp(name) for name in ("exit-images", "exit-labels"))
+    for i in range(12):
+        scene = render(i, 30 * i, SceneOptions(height=128, width=256))
+        Image.fromarray(scene.image).save(images / f"{i:02}.png")
+        Image.fromarray(scene.labels).save(labels / f"{i:02}.png")
+    return images, labels
+
+
+@pytest.fixture(scope="session")
 def toy_frames() -> np.ndarray:
     """Six RGB streets of the toy's size, uint8 `[6, 40, 56, 3]`."""
     from cascadert.scenes import SceneOptions, render

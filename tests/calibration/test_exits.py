@@ -215,6 +215,14 @@ def test_even_thresholds_let_even_shares_leave() -> None:
     assert leaving == [[200, 180, 160, 140, 120, 100, 80, 60, 40, 20]] * 3
 
 
+@pytest.mark.parametrize("images", [1, 2, 6, 7])
+def test_there_are_no_more_thresholds_than_images(images: int) -> None:
+    confidence = np.linspace(0.5, 0.9, images)
+    records = two_exits(tuple(np.zeros((3, images)).tolist()), tuple(np.stack([confidence] * 3).tolist()))
+    thresholds = even_thresholds(records, 12)
+    assert thresholds.shape == (3, images) and (np.diff(thresholds, axis=1) > 0).all()
+
+
 def test_confusion_and_accuracy_records_agree_with_the_metrics() -> None:
     rng = np.random.default_rng(0)
     matrices = [[ConfusionMatrix(3) for _ in range(4)] for _ in range(2)]

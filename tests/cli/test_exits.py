@@ -108,3 +108,28 @@ def test_export_until(cli: Cli, exits_spec: Path, tmp_path: Path) -> None:
     assert [stage.name for stage in read_bundle(written).manifest.stages] == ["segment1", "exit1"]
     error = cli(2, "export", exits_spec, "--random-weights", 0, "--until", "exit9", "-o", tmp_path / "none").stderr
     assert "until 'exit9': is no stage; choose one of segment1, exit1, segment2, exit2, segment3, final" in error
+
+
+class TestRun:
+    def test_it_says_who_answered(self, cli: Cli, exits_bundle: Bundle, exits_streets: tuple[Path, Path]) -> None:
+        run = ["run", exits_bundle.path, exits_streets[0], "--threads", 1, "--limit", 4]
+        text = cli(0, *run, "--exit-threshold", 0).stdout
+        assert "labels are from: exit1 100% (4), exit2 0% (0), final 0% (0)" in text
+        assert "deadline" not in text
+        text = cli(0, *run, "--exit-threshold", 2, "--deadline-ms", 0.001).stdout
+        assert "labels are from: exit1 100% (4)" in text
+        assert "4 of 4 frame(s) were cut short by their deadline" in text
+
+    @pytest.mark.parametrize(
+        ("options", "found"),
+        [
+            (["--exit-threshold", 0.5, "--theta", 0.5], "--exit-threshold and --theta: both say what is decided"),
+            (["--exit-threshold", 0.5, "--stage", "segment2"], "--exit-threshold and --stage"),
+            (["--exit-threshold", -1], "--exit-threshold -1: is no confidence"),
+            (["--deadline-ms", 0], "--deadline-ms 0: is no number above 0"),
+        ],
+    )
+    def test_what_it_refuses(
+        self, cli: Cli, exits_bundle: Bundle, exits_streets: tuple[Path, Path], options: list[object], found: str
+    ) -> None:
+        assert found in cli(2, "run", exits_bundle.path, exits_streets[0], *options).stderr

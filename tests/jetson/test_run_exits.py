@@ -93,9 +93,12 @@ def test_policies_of_exits_are_in_the_precision_of_scores(exits_bundle: Bundle, 
 
 
 def test_one_decision_at_a_time(exits_bundle: Bundle, images: Path) -> None:
-    options = RunOptions(exit_threshold=0.5, policy=TopKPolicy(k=1), stage="segment2")
-    with pytest.raises(InvalidRequest, match="both decide"):
-        run(exits_bundle.path, images, options)
+    for options, found in (
+        (RunOptions(exit_threshold=0.5, policy=TopKPolicy(k=1), stage="segment2"), "a policy"),
+        (RunOptions(exit_threshold=0.5, stage="segment2"), "stage 'segment2'"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"exit_threshold and {found}: do not go together"):
+            run(exits_bundle.path, images, options)
 
 
 @pytest.fixture

@@ -45,6 +45,9 @@ def exits_of(manifest: BundleManifest) -> tuple[Exit, ...]:
     """
     entries = {entry.name: entry for entry in manifest.stages}
     labelled = labelled_stages(manifest)
+    blocks = [entry.name for entry in manifest.stages if refines_blocks(entry)]
+    if blocks:
+        raise _refusal(manifest, f"stage '{blocks[0]}' sees selected blocks, not whole frames")
     if len(labelled) < 2:
         raise _refusal(manifest, f"only {labelled[0]} makes labels, so that there is nothing to choose")
     found: list[Exit] = []
@@ -66,9 +69,6 @@ def _exit(manifest: BundleManifest, entries: Mapping[str, StageEntry], earlier: 
         raise _refusal(manifest, f"'{name}' does not begin where '{earlier[-1].name}' branches off")
     segment = tuple(stage for stage in entries if stage in way - done)
     deciding = [entries[stage] for stage in (*segment, name) if entries[stage].select is not None]
-    blocks = [stage for stage in (*segment, name) if refines_blocks(entries[stage])]
-    if blocks:
-        raise _refusal(manifest, f"stage '{blocks[0]}' sees selected blocks, not whole frames")
     if before is None and deciding:
         raise _refusal(manifest, f"stage '{deciding[0].name}' has a decision before the first exit")
     if before is None:

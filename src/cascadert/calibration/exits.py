@@ -229,15 +229,16 @@ def run_plan(exits: Sequence[PlannedExit], records: ExitRecords, costs: ExitCost
 
 
 def even_thresholds(records: ExitRecords, count: int) -> Floats:
-    """Return thresholds at which evenly spaced shares of all images are confident enough: float64 `[C, count]`.
+    """Return thresholds at which evenly spaced shares of all images are confident enough: float64 `[C, T]`.
 
-    Each lies half-way between two neighbouring confidences, so that rounding does not move an image; the first is 0.
-    Confidences gather near 1, where an even grid of thresholds would tell few images apart.
+    T is `count`, or the number of images where that is less. Each lies half-way between two neighbouring confidences,
+    so that rounding does not move an image; the first is 0. Confidences gather near 1, where an even grid of thresholds
+    would tell few images apart.
     """
     if count < 1:
         raise InvalidRequest(f"{count} thresholds", "an exit needs one", "ask for at least 1")
     ordered = np.sort(records.confidence.astype(np.float64), axis=1)
-    cuts = np.linspace(0, records.images, count, endpoint=False).round().astype(int)[1:]
+    cuts = np.linspace(0, records.images, min(count, records.images), endpoint=False).round().astype(int)[1:]
     middles = (ordered[:, cuts - 1] + ordered[:, cuts]) / 2
     return np.concatenate([np.zeros((len(ordered), 1)), middles], axis=1)
 

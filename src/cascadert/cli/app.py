@@ -94,6 +94,7 @@ _EXAMPLES = {
         "cascadert run demo/bundle demo/frames --glob '*.png' --theta 0.25 --save-labels labels",
         "cascadert run demo/bundle demo/frames --budget-ms 120 --profile profile.json --trace trace.json",
         "cascadert run demo/bundle clip.mp4 --live --fps 12 --on-error continue",
+        "cascadert run mess.bundle clip.mp4 --exit-threshold 0.9 --deadline-ms 40",
     ],
     "bench": [
         "cascadert bench demo/bundle demo/frames --match --trace trace.json",

@@ -100,7 +100,8 @@ def run(
     Python: cascadert.jetson.run.run
     """
     policy = make_policy(theta, top_k, budget_ms, fps)
-    check_exit_options(policy, exit_threshold, deadline_ms)
+    deciding = {"--theta": theta, "--top-k": top_k, "--budget-ms": budget_ms, "--fps": fps, "--stage": stage}
+    check_exit_options(exit_threshold, deadline_ms, deciding)
     with needs("cpu", "cascadert run"):
         from cascadert.jetson.outputs import OutputOptions
         from cascadert.jetson.overlay import OverlayOptions

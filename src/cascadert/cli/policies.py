@@ -51,14 +51,15 @@ def make_policy(
     return None if top_k is None else TopKPolicy(policy="top-k", k=top_k)
 
 
-def check_exit_options(policy: SelectPolicy | None, exit_threshold: float | None, deadline_ms: float | None) -> None:
-    """Refuse what `run` is asked of exits and cannot do.
+def check_exit_options(exit_threshold: float | None, deadline_ms: float | None, others: Mapping[str, object]) -> None:
+    """Refuse what `run` is asked of exits and cannot do; `others` are options that decide, too.
 
     Raises:
         InvalidRequest: two ways to decide, or numbers out of range.
     """
-    if policy is not None and exit_threshold is not None:
-        raise InvalidRequest("--exit-threshold", f"decides, and so does a {policy.policy} policy", "give one of them")
+    for name, value in others.items():
+        if exit_threshold is not None and value is not None:
+            raise InvalidRequest(f"--exit-threshold and {name}", "both say what is decided", "give one of them")
     if exit_threshold is not None and not 0 <= exit_threshold < math.inf:
         raise InvalidRequest(f"--exit-threshold {exit_threshold:g}", "is no confidence", "give 0 to 1, or more: never")
     if deadline_ms is not None and not 0 < deadline_ms < math.inf:

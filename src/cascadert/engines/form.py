@@ -37,7 +37,7 @@ class StageForm:
             PassError: an operator that has no form there.
         """
         lowered = self.unchecked(graph)
-        if self.precision == "int8" and not _is_quantized(lowered):
+        if self.precision == "int8" and _has_network(lowered) and not _is_quantized(lowered):
             raise TargetError(f"{self.subject} in int8", self._why_nothing, f"build it in {self._other}")
         check_graph(self.subject, lowered, self.facts, self.target.compute_capability)
         return lowered
@@ -103,6 +103,14 @@ class StageForm:
     def _half_beside_int8(self) -> bool:
         typed = self.facts.strongly_typed and not self._on_cpu
         return typed and self._fast_half and self.facts.opset >= FP16_SCALES_OPSET
+
+
+def _has_network(graph: Graph) -> bool:
+    """Whether a stage computes anything that has a precision: the mean of an ensemble is glue, and stays float32."""
+    from cascadert.export.network import network_nodes
+    from cascadert.export.onnx_io import model_from_graph
+
+    return bool(network_nodes(model_from_graph(graph)))
 
 
 def _is_quantized(graph: Graph) -> bool:

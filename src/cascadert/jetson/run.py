@@ -157,8 +157,9 @@ def _policies(manifest: BundleManifest, options: RunOptions) -> dict[str, Select
     """Return the decision of every stage that makes one."""
     if options.exit_threshold is None:
         return chosen_policies(manifest, options.policy, options.stage)
-    if options.policy is not None:
-        raise InvalidRequest("exit_threshold and a policy", "both decide", "give one of them")
+    if options.policy is not None or options.stage is not None:
+        other = "a policy" if options.policy is not None else f"stage '{options.stage}'"
+        raise InvalidRequest(f"exit_threshold and {other}", "do not go together: it is for all exits", "give one")
     return exit_policies(manifest, options.exit_threshold)
 
 
