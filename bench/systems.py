@@ -227,21 +227,19 @@ def main() -> int:
         print(json.dumps(asdict(prove(options.examples[0], options))))
         return 0
     proofs = []
+    command = shlex.join(["python", "bench/systems.py", *sys.argv[1:]])
     for path in options.examples:
         rest = [argument for argument in sys.argv[1:] if argument not in set(map(str, options.examples))]
         done = subprocess.run([sys.executable, __file__, str(path), *rest, "--one"], capture_output=True, text=True)
         lines = done.stdout.strip().splitlines()
-        crashed = {
-            **asdict(Proof(path.stem)),
-            "failed": {"process": done.stderr.strip()[-300:] or str(done.returncode)},
-        }
+        why = done.stderr.strip()[-300:] or f"exit status {done.returncode}"
+        crashed = {**asdict(Proof(path.stem)), "failed": {"process": why}}
         proofs.append(json.loads(lines[-1]) if done.returncode == 0 and lines else crashed)
         print(f"{proofs[-1]['example']}: {proofs[-1]['failed'] or 'ok'} {proofs[-1]['notes'] or ''}", flush=True)
+        if options.output:  # after each: it takes long, and what is there is not lost
+            found = {"command": command, "machine": platform.processor() or platform.machine(), "proofs": proofs}
+            options.output.write_text(json.dumps(found, indent=1) + "\n")
     print_table(proofs)
-    if options.output:
-        command = shlex.join(["python", "bench/systems.py", *sys.argv[1:]])
-        found = {"command": command, "machine": platform.processor() or platform.machine(), "proofs": proofs}
-        options.output.write_text(json.dumps(found, indent=1) + "\n")
     return int(any(proof["failed"] or proof["findings"] for proof in proofs))
 
 
