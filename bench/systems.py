@@ -39,6 +39,7 @@ from cascadert.engines.lint import lint_graph
 from cascadert.engines.profiles import list_targets
 from cascadert.errors import CascadertError
 from cascadert.export.compile import ExportOptions, export_bundle
+from cascadert.graph import Graph
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.stage_spec import TopKPolicy
@@ -115,13 +116,17 @@ def describe(bundle: Bundle, proof: Proof) -> None:
 
 def lint(bundle: Bundle, proof: Proof) -> None:
     """Check every graph against every builder of every target that can be built for."""
+    forms: dict[tuple[str, str, int], Graph] = {}  # in fp32 they differ in little
     for target in list_targets():
         for facts in target.backends:
             if facts.name == "onnxruntime" or facts.refused or target.refused:
                 continue
             for stage, graph in bundle.graphs.items():
-                form = StageForm(f"stage '{stage}' for {target.name}", "fp32", target, facts, None)
-                found = lint_graph(form.unchecked(graph), facts, target.compute_capability)
+                key = (stage, facts.name, facts.opset)
+                if key not in forms:
+                    form = StageForm(f"stage '{stage}' for {target.name}", "fp32", target, facts, None)
+                    forms[key] = form.unchecked(graph)
+                found = lint_graph(forms[key], facts, target.compute_capability)
                 proof.linted += 1
                 proof.findings += [f"{stage} for {target.name} ({facts.name}): {finding}" for finding in found]
 

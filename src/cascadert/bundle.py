@@ -161,8 +161,8 @@ class QualityRow(Strict):
     """What one precision costs, measured in ONNX Runtime on the held-out frames, by which calibration chose.
 
     `iou_selected` compares the refined blocks with those of fp32, micro-averaged: before θ was refitted, and after.
-    `score_errors` has the mean absolute change of each stage's scores, in their unit. Values that need labels are absent
-    without them, and the SQNR of signals that are equal; mIoU is a share, not a percentage.
+    `score_errors` has the mean absolute change of each stage's scores, in their unit. Values that need labels are
+    absent without them, and the SQNR of signals that are equal; mIoU is a share, not a percentage.
     """
 
     numerics: Numerics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -170,6 +171,11 @@ class StageSpec(Strict):
         emitted = self.emit or ()
         if len(set(emitted)) < len(emitted):
             raise ValueError(f"stage '{self.name}': emit names one twice, found {list(emitted)}")
+        edges = [name for name in emitted if re.fullmatch(r"pixels(_\d+)?|logits_\d+", name)]
+        if edges:
+            raise ValueError(
+                f"stage '{self.name}': emit = \"{edges[0]}\" is a name that graphs use inside: choose another"
+            )
         if (SCORES in emitted) != (ORDER in emitted):
             raise ValueError(f"stage '{self.name}': scores and order belong together, found emit = {list(emitted)}")
         return self

@@ -40,10 +40,13 @@ def wire(stages: Sequence[StageSpec], networks: Sequence[NetworkSpec], classes: 
     """
     _check_networks(stages, networks)
     found: dict[str, Wiring] = {}
+    of_frames = {stage.name for stage in stages if stage.score.measure == "confidence"}
     for index, stage in enumerate(stages):
         wiring = _wire(stage, stages[index + 1 :], found)
         _check_fields(stage, wiring, classes)
         _check_reads(stage, wiring, found)
+        if wiring.input == "blocks" and wiring.after in of_frames:
+            raise ValueError(f"stage '{stage.name}' refines blocks: '{wiring.after}' scores the frame as a whole")
         found[stage.name] = wiring
     if not any(LABELS in wiring.emit for wiring in found.values()):
         raise ValueError("no stage emits labels")
@@ -104,6 +107,8 @@ def _check_fields(stage: StageSpec, wiring: Wiring, classes: int) -> None:
         raise ValueError(f"stage '{name}' comes after no stage with labels and scores, so no select")
     if kind == "blocks" and stage.select is None:
         raise ValueError(f"stage '{name}' refines blocks: it needs select = {{ policy = ... }}")
+    if wiring.rows_of is not None and stage.select is not None:
+        raise ValueError(f"stage '{name}' reads rows of '{wiring.rows_of}', whose decision is its own too: no select")
     if stage.speculate and (stage.select is None or kind != "carried" or wiring.rows_of is not None):
         raise ValueError(f"stage '{name}': speculate is for a select before a stage that reads whole carried tensors")
     for field, default in ({} if kind == "frame" else _OF_FRAMES).items():
@@ -116,6 +121,8 @@ def _check_fields(stage: StageSpec, wiring: Wiring, classes: int) -> None:
         raise ValueError(f"stage '{name}' sees carried tensors: it needs reads = [\"stage.tensor\"]")
     if kind == "frame" and stage.reads:
         raise ValueError(f"stage '{name}' sees whole frames: no reads")
+    if stage.halo and stage.reads:
+        raise ValueError(f"stage '{name}': halo = {stage.halo} and reads: what is read lies under the block alone")
     if kind == "blocks" and {ENTROPY, LOGITS} & set(wiring.emit):
         raise ValueError(f"stage '{name}' refines blocks: it cannot emit entropy or logits")
     if stage.score.measure in _BINARY and classes != 2:
@@ -134,5 +141,7 @@ def _check_reads(stage: StageSpec, wiring: Wiring, earlier: Mapping[str, Wiring]
         if producer not in earlier or tensor not in earlier[producer].emit:
             known = [f"{name}.{output}" for name, made in earlier.items() for output in made.emit]
             raise ValueError(f"stage '{stage.name}' reads '{source}', which no earlier stage emits; there are {known}")
+        if tensor in (LABELS, SCORES, ORDER):
+            raise ValueError(f"stage '{stage.name}' reads '{source}': networks read float32 maps, no {tensor}")
     if stage.select is not None and wiring.after is not None and SCORES not in earlier[wiring.after].emit:
         raise ValueError(f"stage '{stage.name}' selects by the scores of '{wiring.after}', which emits none")

@@ -137,3 +137,26 @@ def test_rows_of_several_frames_add_up_and_the_worst_stays() -> None:
     merged = Comparison.merged(integers)
     assert (merged.equal, merged.tied, merged.different, merged.largest, merged.mean) == (8, 1, 1, None, None)
     assert not merged.passed
+
+
+def test_a_channel_is_measured_by_its_own_magnitude() -> None:
+    """A wrong channel does not hide behind one that is a hundred times as large."""
+    wanted = np.ones((1, 2, 8, 8), np.float32)
+    wanted[:, 1] *= 100
+    found = wanted.copy()
+    found[:, 0] *= 1.001
+    row = compare_values("s", "features", wanted, found, "magnitude")
+    assert (row.passed, row.different) == (False, 64)
+    found = wanted.copy()
+    found[:, 1] *= 1.00005
+    assert compare_values("s", "features", wanted, found, "magnitude").passed
+
+
+def test_a_channel_of_zeros_is_measured_by_the_others() -> None:
+    wanted = np.ones((1, 2, 4, 4), np.float32)
+    wanted[:, 1] = 0
+    found = wanted.copy()
+    found[:, 1] = 5e-7
+    assert compare_values("s", "features", wanted, found, "magnitude").passed
+    found[:, 1] = 5e-6
+    assert not compare_values("s", "features", wanted, found, "magnitude").passed

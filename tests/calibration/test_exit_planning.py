@@ -199,9 +199,8 @@ class TestReport:
         assert not serial.speculative
         ms = found.stage_ms
         assert serial.curve[-1].latency_ms == pytest.approx(sum(ms.values()))
-        done = ms["segment1"] + max(
-            ms["exit1"], ms["segment2"] + max(ms["exit2"], ms["segment3"] + ms["final"])
-        )  # fmt: skip
+        first = ms["segment1"] + max(ms["exit1"], ms["segment2"])  # each exit runs beside one segment, none beside two
+        done = first + max(ms["exit2"], ms["segment3"]) + ms["final"]
         assert speculative.curve[-1].latency_ms == pytest.approx(done)
 
     def test_too_few_images(self, exits_bundle: Bundle, frames: Frames) -> None:

@@ -136,7 +136,7 @@ def test_int8_that_calibration_left_nothing_of_is_refused(calibrated: Bundle, ta
     )
     message = (
         f"stage 'fast' for {target} in int8: calibration kept all of it in floating point (sensitive: 3 dB); "
-        f"build it in {other}"
+        f"build it in {other}, as in --precision int8,NAME={other}"
     )
     with pytest.raises(TargetError, match=f"^{re.escape(message)}$"):
         form.lower(calibrated.graphs["fast"])

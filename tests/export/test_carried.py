@@ -36,6 +36,14 @@ def test_a_map_without_whole_cells_is_refused() -> None:
         Cells("stage 'x'", GRID)(torch.zeros(1, 2, 7, 8), torch.zeros(1, dtype=torch.int32))
 
 
+def test_a_tensor_that_is_no_map_is_refused() -> None:
+    message = r"stage 'x': reads a tensor \[3, 8, 8\] that is no map; let the stage that makes it return"
+    indices = torch.zeros(1, dtype=torch.int32)
+    for carry in (Cells("stage 'x'", GRID), Uncrop("stage 'x'", GRID, 1)):
+        with pytest.raises(NetworkError, match=message):
+            carry(torch.zeros(3, 8, 8), indices)
+
+
 @pytest.mark.parametrize(
     "grid", [Grid(24, 32, (8, 8), (4, 8)), Grid(20, 32, (8, 8), (8, 8))], ids=["overlap", "shifted"]
 )

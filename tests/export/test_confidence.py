@@ -19,6 +19,7 @@ from cascadert.engines.recipe import EngineRecipe
 from cascadert.export.confidence import Confidence, label_edges, top_probability, windows
 from cascadert.export.exporter import export_graph
 from cascadert.export.lowering import lower
+from cascadert.graph import Dialect
 from cascadert.stage_spec import Smoothing
 
 SMOOTHINGS = get_args(Smoothing)
@@ -180,3 +181,15 @@ def test_tensorrt_rtx_builds_it_at_full_size(smoothing: Smoothing, compute_capab
         "exit", lower(graph, "tensorrt"), "fp32", "tensorrt-rtx", compute_capability, strongly_typed=True, shapes={}
     )
     assert run_worker(recipe, tmp_path, "confidence", 60, lambda _: None).engine.startswith(b"vtrt")
+
+
+@pytest.mark.parametrize("dialect", ["semantic", "onnxruntime", "tensorrt"])
+def test_logits_that_are_no_numbers_show(dialect: Dialect) -> None:
+    logits = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits[0, 2, 3, 4] = torch.nan
+    network = Confidence(0.9, "median", 1)
+    assert network(logits).isnan().all()
+    graph = export_graph(network, {"y": logits}, ["c"])
+    graph = graph if dialect == "semantic" else lower(graph, dialect)
+    session = onnxruntime.InferenceSession(graph.onnx, providers=["CPUExecutionProvider"])
+    assert np.isnan(session.run(None, {"y": logits.numpy()})[0]).all()

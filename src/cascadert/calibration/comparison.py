@@ -34,6 +34,9 @@ Scores and order are too few for a share to mean anything.
 TIED_LIMIT = 0.1
 """The same of every other port: maps in floating point."""
 
+LEAST_CHANNEL = 1e-2
+"""Share of a tensor's largest magnitude that each channel counts as, at least: sums over channels round by that."""
+
 DIFFERENT_LABELS_LIMIT = 0
 """Pixels outside ties whose label may differ."""
 
@@ -116,15 +119,32 @@ def compare_values(
     Values are tied within twice `spread`, the reference's own change of each under perturbation: one perturbed run may
     fall on either side of it.
     """
-    both_infinite = np.isinf(wanted) & (wanted == found)
-    difference = np.abs(np.where(both_infinite, 0, wanted) - np.where(both_infinite, 0, found))
-    scale = float(np.max(np.abs(wanted), initial=0, where=np.isfinite(wanted))) if unit == "magnitude" else 1.0
-    difference = difference / (scale or 1.0)
+    relative = unit == "magnitude"
+    difference = relative_differences(wanted, found) if relative else _differences(wanted, found)
     within = difference <= VALUE_LIMIT
     equal = int(np.count_nonzero(within))
-    tied = int(np.count_nonzero(~within & (difference <= 2 * np.asarray(spread) / (scale or 1.0))))
+    tied = int(np.count_nonzero(~within & (difference <= 2 * np.asarray(spread) / (_scale(wanted) if relative else 1))))
     largest, mean = float(difference.max()), float(difference.mean())
     return Comparison(stage, port, wanted.size, equal, tied, wanted.size - equal - tied, largest, mean, unit)
+
+
+def relative_differences(wanted: Array, found: Array) -> Array:
+    """Return absolute differences over the largest magnitude of each channel (axis 1), of `wanted`."""
+    return np.asarray(_differences(wanted, found) / _scale(wanted))
+
+
+def _differences(wanted: Array, found: Array) -> Array:
+    both_infinite = np.isinf(wanted) & (wanted == found)
+    return np.asarray(np.abs(np.where(both_infinite, 0, wanted) - np.where(both_infinite, 0, found)))
+
+
+def _scale(wanted: Array) -> Array:
+    """Return the magnitude of each channel; a channel that is next to nothing has a share of the largest's."""
+    magnitude = np.where(np.isfinite(wanted), np.abs(wanted), 0)
+    axes = tuple(axis for axis in range(wanted.ndim) if axis != 1) if wanted.ndim > 1 else None
+    channels = magnitude.max(axis=axes, keepdims=True, initial=0)
+    least = float(channels.max(initial=0)) * LEAST_CHANNEL
+    return np.asarray(np.maximum(channels, least or 1.0))
 
 
 def compare_labels(stage: str, wanted: Array, found: Array, margins: NDArray[np.float32]) -> Comparison:

@@ -44,7 +44,11 @@ class Doubt:
 
 
 def doubt_of(
-    module: Stage, inputs: Mapping[str, Array], outputs: Mapping[str, Array], margins: NDArray[np.float32] | None
+    module: Stage,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    margins: NDArray[np.float32] | None,
+    perturbation: float = PERTURBATION,
 ) -> Doubt:
     """Run a stage's torch module again under perturbations, on the inputs that gave `outputs` and `margins`."""
     arguments = [torch.from_numpy(inputs[name]) for name in module.input_names]
@@ -52,7 +56,7 @@ def doubt_of(
     moved = None if margins is None else np.zeros_like(margins)
     spread = {name: np.zeros_like(value) for name, value in outputs.items() if value.dtype == np.float32}
     for seed in range(DRAWS):
-        with _answering(module, network(*_perturbed(seen, seed))):
+        with _answering(module, network(*_perturbed(seen, seed, perturbation))):
             again = dict(zip(module.output_names, (output.numpy() for output in module(*arguments)), strict=True))
             if margins is not None and moved is not None:
                 _widen(moved, margins, module.margins(*arguments).numpy())
@@ -71,12 +75,12 @@ def _widen(largest: NDArray[np.float32], before: Array, after: Array) -> None:
         np.fmax(largest, np.abs(after - before), out=largest)
 
 
-def _perturbed(seen: tuple[Tensor, ...], seed: int) -> Iterator[Tensor]:
-    """Multiply each value by a random factor in 1 ± PERTURBATION."""
+def _perturbed(seen: tuple[Tensor, ...], seed: int, perturbation: float) -> Iterator[Tensor]:
+    """Multiply each value by a random factor in 1 ± `perturbation`."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in seen:
         noise = torch.rand(tensor.shape, generator=generator) * 2 - 1
-        yield tensor * (1 + PERTURBATION * noise)
+        yield tensor * (1 + perturbation * noise)
 
 
 @contextmanager

@@ -118,9 +118,10 @@ def _search(records: ExitRecords, costs: ExitCosts, space: SearchSpace | None, f
 
 @dataclass(frozen=True)
 class _Partial:
-    """S partial plans whose last exit lies at `point`.
+    """S partial plans with the same last exit.
 
     Attributes:
+        last: that exit; none of plans without any.
         remaining: images that have not left, `[S, I]`.
         clock: see `ExitCosts.after_head`, `[S]`.
         total_ms: of the images that have left, `[S]`.
@@ -128,7 +129,7 @@ class _Partial:
         choices: candidate and number of the threshold of every exit, `[S, exits, 2]`.
     """
 
-    point: int
+    last: Candidate | None
     remaining: Bools
     clock: Floats
     total_ms: Floats
@@ -138,6 +139,11 @@ class _Partial:
     def __len__(self) -> int:
         return len(self.clock)
 
+    @property
+    def point(self) -> int:
+        """Where the last exit lies; 0 is the image."""
+        return 0 if self.last is None else self.last.point
+
     @cached_property
     def weights(self) -> Floats:
         """`remaining` as numbers."""
@@ -146,7 +152,7 @@ class _Partial:
     def at(self, rows: Bools | slice) -> _Partial:
         """Return some of them."""
         return _Partial(
-            point=self.point,
+            last=self.last,
             remaining=self.remaining[rows],
             clock=self.clock[rows],
             total_ms=self.total_ms[rows],
@@ -218,7 +224,7 @@ class _Search:
         """Grow plans from none, deepest first, so that few wait."""
         images, counts = self.records.images, self.worth.shape[2]
         root = _Partial(
-            point=0,
+            last=None,
             remaining=np.ones((1, images), bool),
             clock=np.zeros(1),
             total_ms=np.zeros(1),
@@ -269,10 +275,10 @@ class _Search:
         wanted[:, :-1] &= numbers[:, :-1] != numbers[:, 1:]
         rows, steps = np.nonzero(wanted)
         gone = plans.remaining[rows] & leaves[steps]
-        clock = self.costs.after_head(plans.clock[rows], candidate)
+        clock = self.costs.after_head(plans.clock[rows], candidate, plans.last)
         chosen = np.stack([np.full_like(steps, index), steps], axis=1)[:, None]
         return _Partial(
-            point=candidate.point,
+            last=candidate,
             remaining=plans.remaining[rows] & ~gone,
             clock=clock,
             total_ms=plans.total_ms[rows] + numbers[rows, steps] * self.costs.latency_ms(clock, candidate.point),
@@ -284,7 +290,7 @@ class _Search:
         """Offer the plans that end with a final exit behind these."""
         last = self.records.last_point
         for index in self._later(last - 1):
-            clock = self.costs.after_head(plans.clock, self._candidate(index))
+            clock = self.costs.after_head(plans.clock, self._candidate(index), plans.last)
             total_ms = plans.total_ms + plans.weights.sum(axis=1) * self.costs.latency_ms(clock, last)
             quality = self._quality(plans.counts + plans.weights @ self.worth[index])
             final = np.broadcast_to([index, 0], (len(plans), 1, 2))
@@ -293,7 +299,8 @@ class _Search:
     def _promising(self, plans: _Partial) -> _Partial:
         """Return those whose best conceivable completion is still wanted."""
         later = [self._candidate(index) for index in self._later(plans.point)]
-        soonest = np.min([self.costs.latency_ms(self.costs.after_head(plans.clock, c), c.point) for c in later], axis=0)
+        clocks = [(self.costs.after_head(plans.clock, c, plans.last), c.point) for c in later]
+        soonest = np.min([self.costs.latency_ms(clock, point) for clock, point in clocks], axis=0)
         total_ms = plans.total_ms + plans.weights.sum(axis=1) * soonest
         quality = self._quality(plans.counts + plans.weights @ self.ideal[plans.point])
         return plans.at(~self.front.hopeless(total_ms / self.records.images, quality))

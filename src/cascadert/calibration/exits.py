@@ -40,8 +40,8 @@ class ExitCosts:
 
     Attributes:
         segment_ms: of the backbone between candidate points: the first up to point 1, the last from N - 1 to N.
-        speculative: heads run beside the segments that follow. Then an image is done when its exit is, and every exit
-            before it, for each of which only the segments up to it have to run first; else everything runs in a row.
+        speculative: each exit runs beside the segment that follows, as far as the pipeline guesses: what lies behind
+            that segment waits for the exit. Else everything runs in a row.
     """
 
     segment_ms: tuple[float, ...]
@@ -52,11 +52,18 @@ class ExitCosts:
         """Time at which each point is reached, from point 0, the image: float64 `[N + 1]`."""
         return np.concatenate([[0.0], np.cumsum(np.asarray(self.segment_ms, np.float64))])
 
-    def after_head(self, clock: Floats, candidate: Candidate) -> Floats:
-        """Return `clock` with one more head; it holds heads in a row, or the moment when all results are there."""
-        if self.speculative:
-            return np.asarray(np.maximum(clock, self.reached_ms[candidate.point] + candidate.head_ms))
-        return clock + candidate.head_ms
+    def after_head(self, clock: Floats, candidate: Candidate, before: Candidate | None = None) -> Floats:
+        """Return `clock` with one more head, behind that of the exit `before`, if there is one.
+
+        The clock holds heads in a row, or the moment at which it is known whether an image leaves at the last of them.
+        """
+        if not self.speculative:
+            return clock + candidate.head_ms
+        alone_ms = self.reached_ms[candidate.point] + candidate.head_ms
+        if before is None:
+            return np.asarray(clock + alone_ms)
+        beside_ms = min(self.segment_ms[before.point], before.head_ms)
+        return np.asarray(clock + (alone_ms - self.reached_ms[before.point] - beside_ms))
 
     def latency_ms(self, clock: Floats, point: int) -> Floats:
         """Return when an image is done whose last head lies at `point`."""
@@ -208,7 +215,7 @@ def run_plan(exits: Sequence[PlannedExit], records: ExitRecords, costs: ExitCost
     Raises:
         InvalidRequest: an exit of the plan is not in the records, or the last exit does not take all that is left.
     """
-    remaining, clock = np.ones(records.images, bool), np.zeros(())
+    remaining, clock, before = np.ones(records.images, bool), np.zeros(()), None
     hits, false_alarms = np.zeros((2, records.truth.shape[1]))
     total_ms, rates = 0.0, []
     for planned in exits:
@@ -217,7 +224,7 @@ def run_plan(exits: Sequence[PlannedExit], records: ExitRecords, costs: ExitCost
             raise InvalidRequest(f"exit '{planned.candidate.name}'", "is not in these records", remedy)
         index = records.candidates.index(planned.candidate)
         leaves = remaining & planned.takes(records.confidence[index])
-        clock = costs.after_head(clock, planned.candidate)
+        clock, before = costs.after_head(clock, planned.candidate, before), planned.candidate
         total_ms += np.count_nonzero(leaves) * float(costs.latency_ms(clock, planned.candidate.point))
         hits += leaves @ records.hits[index]
         false_alarms += leaves @ records.false_alarms[index]

@@ -167,7 +167,7 @@ class _Compared:
             collected.add(pair.compare())
         found = self._pipeline_labels(planes, walk, pairs)
         wanted = walk.tensors[f"{labelled_stages(self._manifest)[-1]}.{LABELS}"]
-        collected.add([_end_to_end(wanted, found, list(pairs.values()))])
+        collected.add([_end_to_end(wanted, found, pairs)])
         collected.note(walk, pairs, found)
 
     def _pipeline_labels(self, planes: Planes, walk: Walk, pairs: Mapping[str, StagePair]) -> NDArray[np.uint8]:
@@ -204,7 +204,7 @@ def _is_excused(stage: StageEntry, run: StageRun, walk: Walk, pairs: Mapping[str
     return distance <= VALUE_LIMIT or distance <= producer.score_limit
 
 
-def _end_to_end(wanted: NDArray[np.uint8], found: NDArray[np.uint8], pairs: list[StagePair]) -> Comparison:
+def _end_to_end(wanted: NDArray[np.uint8], found: NDArray[np.uint8], pairs: Mapping[str, StagePair]) -> Comparison:
     """Compare the labels of the whole cascade, each on its own decisions."""
     margins = np.full(wanted.shape, np.inf, np.float32)
     row = compare_labels("end to end", wanted, found, margins)

@@ -17,8 +17,9 @@ from cascadert.calibration.comparison import (
     compare_labels,
     compare_order,
     compare_values,
+    relative_differences,
 )
-from cascadert.calibration.doubt import Doubt, doubt_of
+from cascadert.calibration.doubt import PERTURBATION, Doubt, doubt_of
 from cascadert.calibration.walk import Array
 from cascadert.device import NUMPY_TYPES
 from cascadert.export.stages import Stage
@@ -53,6 +54,24 @@ class StagePair:
     def doubt(self) -> Doubt:
         """Where PyTorch would not keep its answer; costs several runs, for differences that margins do not explain."""
         return doubt_of(self._module, self._inputs, self.wanted, self.margins if self.makes_labels else None)
+
+    def doubt_under(self, drift: float) -> Doubt:
+        """The same where its inputs are those of a chain in which they came out `drift` away, relative."""
+        if 2 * drift <= PERTURBATION:
+            return self.doubt
+        margins = self.margins if self.makes_labels else None
+        return doubt_of(self._module, self._inputs, self.wanted, margins, 2 * drift)
+
+    @cached_property
+    def drift(self) -> float:
+        """How far ONNX Runtime's floating-point outputs are from PyTorch's on the same inputs, relative, at most."""
+        ports = [name for name, value in self.wanted.items() if value.dtype == np.float32]
+        return max((relative_differences(self.wanted[name], self.found[name]).max() for name in ports), default=0.0)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The stages that it reads."""
+        return frozenset(entry.producer for entry in self._stage.inputs)
 
     @cached_property
     def score_limit(self) -> float:
@@ -89,17 +108,21 @@ class StagePair:
         return self._module.spec.score.unit if port in (SCORES, ENTROPY) else "magnitude"
 
 
-def latest_margins(pairs: list[StagePair], doubted: bool) -> NDArray[np.float32] | float:
+def latest_margins(pairs: Mapping[str, StagePair], doubted: bool) -> NDArray[np.float32] | float:
     """Combine margins: a later stage decides about the pixels it wrote, which are those with a finite margin.
 
     Args:
-        pairs: the stages that ran, in their order.
-        doubted: take what is left of the margins where the reference doubts itself.
+        pairs: the stages that ran, by name, in their order.
+        doubted: take what is left of the margins where the reference doubts itself. In a chain differences add up, and
+            the reference is then asked with inputs as far away as they are there.
     """
     margins: NDArray[np.float32] | float = np.inf
-    for pair in pairs:
+    drifts: dict[str, float] = {}
+    for name, pair in pairs.items():
+        before = max((drifts[producer] for producer in pair.reads if producer in drifts), default=0.0)
+        drifts[name] = before + (pair.drift if doubted else 0.0)
         if pair.makes_labels:
-            later = pair.doubt.margins if doubted else pair.margins
+            later = pair.doubt_under(before).margins if doubted else pair.margins
             assert later is not None
             margins = np.where(np.isinf(later), margins, later)
     return margins

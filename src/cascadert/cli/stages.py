@@ -25,7 +25,14 @@ def by_stage(option: str, text: str) -> dict[str, str]:
 def parse_precision(text: str | None) -> str | dict[str, str] | None:
     """Return the precision of all stages, or of each where stages are named; whether it is known is checked later.
 
+    `int8,exit1=fp16` has one for all that are not named, under the name "".
+
     Raises:
         InvalidRequest: see `by_stage`.
     """
-    return by_stage("--precision", text) if text is not None and "=" in text else text
+    if text is None or "=" not in text:
+        return text
+    first, comma, others = text.partition(",")
+    if "=" in first or not comma:
+        return by_stage("--precision", text)
+    return {"": first.strip(), **by_stage("--precision", others)}

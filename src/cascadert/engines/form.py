@@ -38,7 +38,8 @@ class StageForm:
         """
         lowered = self.unchecked(graph)
         if self.precision == "int8" and _has_network(lowered) and not _is_quantized(lowered):
-            raise TargetError(f"{self.subject} in int8", self._why_nothing, f"build it in {self._other}")
+            remedy = f"build it in {self._other}, as in --precision int8,NAME={self._other}"
+            raise TargetError(f"{self.subject} in int8", self._why_nothing, remedy)
         check_graph(self.subject, lowered, self.facts, self.target.compute_capability)
         return lowered
 

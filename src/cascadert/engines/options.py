@@ -80,13 +80,16 @@ def check_options(target: Target, options: BuildOptions) -> None:
 
 
 def stage_precisions(asked: str | Mapping[str, str] | None, stages: Sequence[str]) -> dict[str, Precision]:
-    """Return the precision of every stage, fp32 where nothing is asked.
+    """Return the precision of every stage, fp32 where nothing is asked; what is asked of "" is for all not named.
 
     Raises:
         InvalidRequest: an unknown precision or stage, or a stage that is left out.
     """
-    wanted = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(stages, asked or "fp32")
+    wanted = dict(asked) if isinstance(asked, Mapping) else {"": asked or "fp32"}
+    rest = wanted.pop("", None)
     _check_stages("precision", wanted, stages)
+    if rest is not None:
+        wanted = {stage: wanted.get(stage, rest) for stage in stages}
     missing = [stage for stage in stages if stage not in wanted]
     if missing:
         given = ",".join(f"{stage}={precision}" for stage, precision in wanted.items())

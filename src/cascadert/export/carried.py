@@ -21,9 +21,9 @@ class Cells(nn.Module):
         """Cut `[N, C, h, w]` to the cells of blocks `indices` int32 `[n]`: `[n, C, h / rows, w / columns]`.
 
         Raises:
-            NetworkError: the map has no whole cells.
+            NetworkError: the tensor is no map, or one without whole cells.
         """
-        (rows, columns), (cameras, channels, height, width) = self.grid.shape, carried.shape
+        (rows, columns), (cameras, channels, height, width) = self.grid.shape, map_shape(self.subject, carried)
         if height % rows or width % columns:
             found = f"reads a map of {height}x{width} under {rows}x{columns} blocks"
             raise NetworkError(self.subject, found, "let the map divide into the blocks")
@@ -38,11 +38,15 @@ class Uncrop(nn.Module):
     def __init__(self, subject: str, grid: Grid, cameras: int) -> None:
         super().__init__()
         check_divides(subject, grid)
-        self.grid, self.cameras = grid, cameras
+        self.subject, self.grid, self.cameras = subject, grid, cameras
 
     def forward(self, rows: Tensor, indices: Tensor) -> Tensor:
-        """Scatter `[n, C, h, w]` of blocks `indices` int32 `[n]` to `[N, C, rows * h, columns * w]`."""
-        (_, channels, height, width), (down, across) = rows.shape, self.grid.shape
+        """Scatter `[n, C, h, w]` of blocks `indices` int32 `[n]` to `[N, C, rows * h, columns * w]`.
+
+        Raises:
+            NetworkError: the rows are no maps.
+        """
+        (_, channels, height, width), (down, across) = map_shape(self.subject, rows), self.grid.shape
         blocks = torch.zeros(self.cameras * self.grid.size, channels, height, width, device=rows.device)
         blocks = blocks.index_put((indices.to(torch.int64),), rows)
         blocks = blocks.reshape(self.cameras, down, across, channels, height, width)
@@ -53,6 +57,18 @@ class Uncrop(nn.Module):
         mask = torch.zeros(self.cameras * self.grid.size, device=indices.device)
         mask = mask.index_put((indices.to(torch.int64),), torch.ones(indices.shape[0], device=indices.device))
         return mask.reshape(self.cameras, 1, *self.grid.shape)
+
+
+def map_shape(subject: str, carried: Tensor) -> torch.Size:
+    """Return the four sizes of a carried map.
+
+    Raises:
+        NetworkError: the tensor has another number of them.
+    """
+    if carried.dim() != 4:
+        found = f"reads a tensor {list(carried.shape)} that is no map"
+        raise NetworkError(subject, found, "let the stage that makes it return [N, C, h, w]")
+    return carried.shape
 
 
 def check_divides(subject: str, grid: Grid) -> None:

@@ -28,13 +28,13 @@ class Confidence(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Map float32 logits `[N, K, h, w]`, K of 2 or more, to `[N]`."""
-        confidence = top_probability(logits)
+        plain = confidence = top_probability(logits)
         if self.smoothing != "none":
             smooth = self._smoothed(windows(confidence, self.window))
             confidence = torch.where(label_edges(logits), smooth, confidence)
         if self.pixel is not None:
             confidence = (confidence >= self.pixel).to(torch.float32)
-        return confidence.mean(dim=(1, 2))
+        return (confidence + 0 * plain).mean(dim=(1, 2))  # NaN is neither sure nor unsure: it has to show
 
     def _smoothed(self, values: Tensor) -> Tensor:
         if self.smoothing == "max":

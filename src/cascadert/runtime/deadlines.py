@@ -47,7 +47,7 @@ def cut_short(job: Job, plan: Plan) -> None:
 
     What has ended and was not heard of yet counts; a stage that is not certain to run does not.
     """
-    if not job.remaining and all(piece.end.is_done for piece in job.pieces):
+    if not job.remaining and all(piece.end.is_done or piece.is_dropped for piece in job.pieces):
         return  # nothing is to be given up
     job.is_expired = True
     unfinished = {piece.name for piece in job.pieces if not piece.end.is_done}
