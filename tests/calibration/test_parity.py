@@ -194,7 +194,7 @@ def test_random_weights_can_be_checked_too(
 
 
 def test_a_reference_that_doubts_itself_everywhere_is_vacuous(toy_bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
-    def everywhere(module: Any, inputs: Any, outputs: Any, margins: np.ndarray) -> Doubt:
+    def everywhere(module: Any, inputs: Any, outputs: Any, margins: np.ndarray, perturbation: float = 0) -> Doubt:
         return Doubt(np.zeros_like(margins), {name: np.full_like(v, 9.0) for name, v in outputs.items() if v.ndim == 1})
 
     monkeypatch.setattr("cascadert.calibration.stage_parity.doubt_of", everywhere)

@@ -58,7 +58,8 @@ class LearnedScore(nn.Module):
         if found != self.shape:
             words = f"returned no '{SCORE}'" if found is None else f"returned '{SCORE}' {list(found)}"
             raise NetworkError(self.subject, words, f"return one of {list(self.shape)}: one for each block")
-        return sort_blocks(answer[SCORE].sigmoid().reshape(-1))
+        # Flattened first: a network that takes the sigmoid of its score, too, shares no operator with the glue then.
+        return sort_blocks(answer[SCORE].reshape(-1).sigmoid())
 
 
 def make_scorer(subject: str, score: ScoreSpec, grid: Grid, cameras: int) -> nn.Module:
