@@ -87,13 +87,13 @@ class ParityReport:
         """Raise what is wrong.
 
         Raises:
-            ParityError: a vacuous comparison, or the first row beyond its limit.
+            ParityError: the first row beyond its limit, or a vacuous comparison.
         """
-        if self.vacuous:
-            raise ParityError("parity", f"is vacuous: {'; '.join(self.vacuous)}", "give other frames or weights")
         for row in self.rows:
             if not row.passed:
                 raise ParityError(f"parity of {row.stage}.{row.port}", row.found, f"the limit is {row.limit}")
+        if self.vacuous:
+            raise ParityError("parity", f"is vacuous: {'; '.join(self.vacuous)}", "give other frames or weights")
 
 
 def check_parity(

@@ -38,6 +38,24 @@ def test_clean_up_folds_batch_norm_and_constants(apply_checked, op_types):
     assert not model.functions, "functions that nobody calls are gone"
 
 
+@pytest.mark.parametrize("least", [1e-30, 1e-12, 1e-8, 1e-6])
+@pytest.mark.parametrize(("name", "work"), [
+    ("add", lambda x, c: (x.relu() + c).log()),
+    ("sub", lambda x, c: 1 / (x.relu() - c)),
+    ("mul", lambda x, c: ((x * (1 + c)) - x) / c if c > 1e-7 else (x + c).log()),
+    ("norm", lambda x, c: x.relu() / (x.relu().norm(dim=1, keepdim=True) + c)),
+])  # fmt: skip
+def test_a_constant_that_is_nearly_neutral_stays(apply_checked, name: str, work, least: float) -> None:
+    class Small(nn.Module):
+        def forward(self, x):
+            return work(x, least)
+
+    x = torch.zeros(1, 3, 2, 2)  # where it matters most
+    x[0, 0] = 2.0
+    model = trace(Small(), {"x": x}, ["y"])
+    apply_checked(CleanUp(), model, {"x": x.numpy()}, atol=1e-5)
+
+
 def test_nodes_are_named_after_their_module(apply_checked):
     x = torch.rand(1, 3, 5, 5)
     model = trace(Glued(), {"x": x}, ["y"])
