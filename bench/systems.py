@@ -3,7 +3,7 @@
     python bench/systems.py examples/tiny/*.toml -o bench/results/systems_tiny.json
     python bench/systems.py examples/*.toml -o bench/results/systems_full_size.json --frames 1 --calibrate 8 --eighth
 
-Weights are made up (seed 0). Each example runs in a process of its own: export; lint for every builder of every target
+Weights are made up (--seed). Each example runs in a process of its own: export; lint for every builder of every target
 in fp32; parity with PyTorch, port by port, on generated streets; calibration on as many streets as --calibrate says;
 engines for --target in fp16, and with --int8 with all in int8 that can be, though calibration, which keeps labels,
 would leave more of made-up networks in floating point; with --overlap the pipeline side by side and in turn, whose
@@ -41,6 +41,7 @@ from cascadert.errors import CascadertError
 from cascadert.export.compile import ExportOptions, export_bundle
 from cascadert.export.precision import quantized_operators
 from cascadert.graph import Graph
+from cascadert.precision import Int8Dialect
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.stage_spec import TopKPolicy
@@ -81,7 +82,9 @@ def prove(path: Path, options: argparse.Namespace) -> Proof:
     proof = Proof(path.stem if path.parent.name != "tiny" else f"tiny/{path.stem}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        bundle = proof.step("export", lambda: export_bundle(path, work / "bundle", ExportOptions(random_weights=0)))
+        bundle = proof.step(
+            "export", lambda: export_bundle(path, work / "bundle", ExportOptions(random_weights=options.seed))
+        )
         if bundle is None:
             return proof
         describe(bundle, proof)
@@ -167,7 +170,7 @@ def overlap(bundle: Bundle, proof: Proof) -> None:
 
 def calibrated_bundle(bundle: Bundle, work: Path, options: argparse.Namespace, proof: Proof) -> Bundle:
     recording = Recording([dict(planes) for planes in generated_streets(bundle.spec, options.calibrate)], None)
-    dialects = ("tensorrt", "cpu") if options.int8 else ()
+    dialects: tuple[Int8Dialect, ...] = ("tensorrt",) if options.int8 else ()
     how = CalibrateOptions("generated streets", dialects=dialects, calibrators=("percentile",))
     found = calibrate(bundle, recording, work / "calibrated", how)
     proof.precision = [row.model_dump() for row in found.bundle.manifest.calibration.quality]
@@ -246,6 +249,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--eighth", action="store_true", help="in place of thetas: made-up weights have no sense of doubt"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--target", default="rtx-40")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -161,7 +161,7 @@ def stride_larger_than_the_block(scene: Scene) -> None:
 
 @case(
     NetworkError,
-    r"stage 'fast': model = \"resnet\": is not a known network; choose one of enet, .*, or \"module:callable\"",
+    r"stage 'fast': model = \"resnet\": is not a known network; choose one of deeplabv3, .*, or \"module:callable\"",
 )
 def unknown_model(scene: Scene) -> None:
     scene.fast["model"] = "resnet"

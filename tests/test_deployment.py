@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cascadert.bundle import CREATED_BY, Bundle
+from cascadert.bundle import CREATED_BY, Bundle, read_bundle
 from cascadert.deployment import (
     DEPLOYMENT_FILE,
     DEPLOYMENT_SCHEMA,
@@ -113,6 +113,14 @@ def test_what_is_neither_is_named(tmp_path: Path, make, message: str) -> None:
     make(path)
     with pytest.raises(BundleError, match=rf"^{path}{message}"):
         open_artefact(path)
+
+
+def test_one_in_the_place_of_the_other_is_named(toy_bundle, tmp_path: Path) -> None:
+    deploy(toy_bundle, tmp_path / "cpu")
+    with pytest.raises(BundleError, match="cpu: is a deployment; give a bundle"):
+        read_bundle(tmp_path / "cpu")
+    with pytest.raises(BundleError, match="is a bundle; give a deployment"):
+        read_deployment(toy_bundle.path)
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])

@@ -55,8 +55,20 @@ def test_exits_decide_about_the_segment_after_them() -> None:
     assert wiring["exit3"].needs == {"segment3"}
 
 
+def test_what_is_written_wrong_is_answered_with_what_to_write() -> None:
+    head = {"name": "head", "reads": ["trunk.features"]}
+    for stages, message in (
+        ([{"name": "trunk", "emit": ["features"]}, head], r'that emits labels, or input = "carried", to see what it'),
+        ([FAST, {**head, "input": "carried", "reads": ["edges"]}], r'"edges" names no tensor of a stage: write "st'),
+        ([{**FAST, "emit": []}], r"stage 'fast': emit = \[\] makes nothing: name its outputs, or leave emit out"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            spec(*stages)
+
+
 def test_until_keeps_what_a_stage_needs_and_no_decision_that_lost_its_scores() -> None:
     short = spec(*exits()).until("exit2")
+    assert short.name == f"{spec(*exits()).name}-until-exit2"
     assert [stage.name for stage in short.stages] == ["segment1", "segment2", "exit2"]
     assert all(stage.select is None for stage in short.stages)
     assert short.wiring["exit2"].after is None

@@ -27,6 +27,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """Larger manifests are refused before they are parsed: real ones have some kilobytes."""
 
 
+_KINDS = {"bundle.json": "bundle", "deployment.json": "deployment"}
 _MEND = "choose another output, or mend the cause"
 _ANEW = "write the artefact anew"
 
@@ -175,6 +176,9 @@ def read_manifest(folder: Path, file_name: str, schema: str, model: type[M]) -> 
     """
     path = folder / file_name
     if not path.is_file():
+        other = next((kind for name, kind in _KINDS.items() if (folder / name).is_file()), None)
+        if other is not None and file_name in _KINDS:
+            raise BundleError(str(folder), f"is a {other}", f"give a {_KINDS[file_name]}")
         found = "there is no such folder" if not folder.exists() else f"holds no {file_name}"
         raise BundleError(str(folder), found, "give a folder written by cascadert")
     size = path.stat().st_size

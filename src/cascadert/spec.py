@@ -192,7 +192,7 @@ class CascadeSpec(Strict):
         return round(height), round(width)
 
     def until(self, last: str) -> CascadeSpec:
-        """Return the cascade that runs up to one stage and always there: what it does not read is left out.
+        """Return the cascade `<name>-until-<last>`, which ends with one stage: what that does not read is left out.
 
         A decision whose scores are no longer made is left out, too, so that the stage runs on every frame (paper 004,
         budgeted inference).
@@ -209,7 +209,7 @@ class CascadeSpec(Strict):
         for stage in reversed(self.stages):
             if stage.name in kept:
                 kept |= self.wiring[stage.name].needs
-        return self.keeping(kept)
+        return self.keeping(kept).model_copy(update={"name": f"{self.name}-until-{last}"})
 
     def keeping(self, names: Collection[str]) -> CascadeSpec:
         """Return the cascade of some of its stages.

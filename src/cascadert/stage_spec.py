@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Channels = tuple[float, float, float]
 Merge = Literal["owner", "average"]
@@ -32,11 +32,17 @@ def _measure(value: Any) -> Any:
     return {"measure": value} if isinstance(value, str) else value
 
 
+def _of_a_stage(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*", name):
+        raise ValueError(f'"{name}" names no tensor of a stage: write "stage.output"')
+    return name
+
+
 # strict: "1024", true and 1024.0 are no numbers of pixels, and nothing is repaired silently.
 Positive = Annotated[int, Field(gt=0, strict=True)]
 PixelPair = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 Name = Annotated[str, Field(pattern=NAME)]
-TensorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")]
+TensorName = Annotated[str, AfterValidator(_of_a_stage)]
 
 
 class Strict(BaseModel):
@@ -144,7 +150,7 @@ class StageSpec(Strict):
     part: str | None = None
     reads: tuple[TensorName, ...] = ()
     after: str | None = None
-    emit: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    emit: tuple[Name, ...] | None = None
     preprocessing: Preprocessing = Preprocessing()
     scale: Annotated[float, Field(gt=0, strict=True)] = 1.0
     input_size: PixelPair | None = None
@@ -169,6 +175,8 @@ class StageSpec(Strict):
     @model_validator(mode="after")
     def _emits_what_there_is(self) -> StageSpec:
         emitted = self.emit or ()
+        if self.emit is not None and not emitted:
+            raise ValueError(f"stage '{self.name}': emit = [] makes nothing: name its outputs, or leave emit out")
         if len(set(emitted)) < len(emitted):
             raise ValueError(f"stage '{self.name}': emit names one twice, found {list(emitted)}")
         edges = [name for name in emitted if re.fullmatch(r"pixels(_\d+)?|logits_\d+", name)]

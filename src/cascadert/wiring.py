@@ -102,7 +102,8 @@ def _check_networks(stages: Sequence[StageSpec], networks: Sequence[NetworkSpec]
 def _check_fields(stage: StageSpec, wiring: Wiring, classes: int) -> None:
     kind, name = wiring.input, stage.name
     if wiring.after is None and kind == "blocks":
-        raise ValueError(f"stage '{name}' refines blocks: it needs a stage before it that emits labels")
+        hint = ', or input = "carried", to see what it reads as a whole' if stage.reads and stage.input is None else ""
+        raise ValueError(f"stage '{name}' refines blocks: it needs a stage before it that emits labels{hint}")
     if wiring.after is None and stage.select is not None:
         raise ValueError(f"stage '{name}' comes after no stage with labels and scores, so no select")
     if kind == "blocks" and stage.select is None:

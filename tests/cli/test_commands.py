@@ -271,7 +271,7 @@ class TestInspect:
         text = call("inspect", toy_bundle.path).stdout
         assert "toy: 56x40 rgb8, 1 camera(s), fit none; 4 classes; 15 blocks" in " ".join(text.split())
         assert re.search(r"in  indices int32 \[n\] from first n of fast.order", text)
-        assert re.search(r"out labels uint8 \[1, 40, 56\], fast.labels when skipped", text)
+        assert re.search(r"out labels uint8 \[1, 40, 56\], fast.labels where skipped", text)
         assert re.search(r"stage +weights +activations, n = 1 +n = 15", text)
         assert re.search(r"accurate +\d\.\d KiB +(\d+)\.\d KiB +(?!\1)\d+\.\d KiB", text)
         assert "and 11.1 KiB for each frame in flight" in text  # 40 x 56 pixels of 3 bytes and 2 labels, 15 scores
@@ -292,7 +292,7 @@ class TestInspect:
         monkeypatch.setattr(console.out, "_width", 80)
         text = call("inspect", toy_bundle.path).stdout
         assert re.search(
-            r"^ accurate +networks\.py:toy +\d+x\d+ +[\d,]+ +\d\.\d{3} G/block +\d+\.\d+ KiB *$", text, re.M
+            r"^ accurate +networks\.py:toy +\d+x\d+ +[\d,]+ +\d+\.\d{3} M/block +\d+\.\d+ KiB *$", text, re.M
         )
         assert "\naccurate refines blocks: fast.scores > 1.05\n" in text
 

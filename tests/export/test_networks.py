@@ -178,10 +178,15 @@ def _mixed_keys(state: dict) -> object:
     return {**state, 3: state["a.bias"]}
 
 
+def _wrapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
 WRONG = [
     (_missing, r"lacks 'a\.bias'; give weights of this very network \(check model and args\)$"),
     (_two_missing, r"lacks 'b\.bias' and 1 more; give weights of this very network"),
     (_unexpected, r"has the unexpected 'module\.a\.bias'; give weights of this very network"),
+    (_wrapped, r"every name in it begins with 'module\.', as torch\.nn\.DataParallel saves them; strip the prefix"),
     (_mis_shaped, r"'b\.weight' is \[19, 4, 1, 1\] where the network has \[3, 4, 1, 1\]; check args, for instance"),
     (_not_finite, r"'norm\.running_var' holds NaN or infinity; train it again or take an earlier file$"),
     (_infinite, r"'a\.weight' holds NaN or infinity; train it again"),
@@ -237,6 +242,16 @@ def test_a_pickle_never_runs(folder: Path, name: str, legacy: bool) -> None:
     assert not crater.exists()
     pickle.loads(path.read_bytes())
     assert crater.exists()  # the bomb was a real one
+
+
+def test_what_cannot_be_read_is_said_in_words(folder: Path) -> None:
+    path = folder / "weights.pt"
+    torch.save(net(folder), path)
+    with pytest.raises(WeightsError, match="cannot be read: it holds other objects than tensors, which are never unp"):
+        load_weights(net(folder), path)
+    path.write_text("hello\n")
+    with pytest.raises(WeightsError, match=r"cannot be read: it is neither of safetensors nor of torch\.save; give"):
+        load_weights(net(folder), path)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

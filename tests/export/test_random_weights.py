@@ -74,3 +74,6 @@ def test_networks_that_cannot_decide_are_refused(pixels: torch.Tensor) -> None:
         NetworkError, match=r"^stage 'fast': random weights reach a mean entropy of .* bits, not 1; give"
     ):
         prepare("stage 'fast'", flat.eval(), [pixels], lambda logits: logits)
+    undefined = nn.Sequential(_plain(), nn.Threshold(float("inf"), float("nan")))
+    with pytest.raises(NetworkError, match=r"^stage 'fast': returns NaN with random weights; mend the network"):
+        prepare("stage 'fast'", undefined.eval(), [pixels], lambda logits: logits)

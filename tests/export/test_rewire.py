@@ -153,10 +153,10 @@ class TestThetas:
         return bundle.manifest.model_copy(update={"stages": stages, "calibration": calibration})
 
     def test_what_was_refitted_goes_with_the_threshold_that_it_was_for(self, exits_bundle: Bundle) -> None:
-        found = with_thetas(self.refitted(exits_bundle), {"segment2": 0.5, "segment3": 0.3})
+        found = with_thetas(self.refitted(exits_bundle), {"segment2": 0.5, "segment3": 0.2})
         selects = {stage.name: stage.select for stage in found.stages if stage.select is not None}
         assert (selects["segment2"].policy, selects["segment2"].thetas) == (ThresholdPolicy(theta=0.5), {})
-        assert (selects["segment3"].policy, selects["segment3"].thetas) == (ThresholdPolicy(theta=0.3), {"fp16": 0.31})
+        assert (selects["segment3"].policy, selects["segment3"].thetas) == (ThresholdPolicy(theta=0.2), {"fp16": 0.31})
         assert {s.name: s.select for s in found.spec.stages if s.select} == {
             name: select.policy for name, select in selects.items()
         }

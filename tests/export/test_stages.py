@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cascadert.errors import NetworkError
 from cascadert.export.glue import entropy_bits
 from cascadert.export.stages import Stage, make_stages
+from cascadert.export.stages.answers import named_answer
 from cascadert.pixels import planes_from_rgb
 from cascadert.spec import CascadeSpec, PixelFormat, parse_spec
 
@@ -301,3 +302,13 @@ def test_networks_that_return_something_else_are_refused(parts, output, message:
     first, _ = make_stages(spec, {**networks, "fast": Odd()})
     with pytest.raises(NetworkError, match=message):
         first(frame)
+
+
+def test_one_tensor_is_not_enough_for_a_stage_of_several() -> None:
+    answer = torch.zeros(1, 4, 8, 8)
+    assert named_answer("stage 'a'", answer, ("features",)).keys() == {"features"}
+    assert named_answer("stage 'a'", answer, ("labels",)).keys() == {"logits"}
+    with pytest.raises(NetworkError, match=r'returned one tensor where 2 are needed; return {"logits": \.\.\., "featu'):
+        named_answer("stage 'a'", answer, ("labels", "features"))
+    with pytest.raises(NetworkError, match=r'return {"low": \.\.\., "high": \.\.\.}'):
+        named_answer("stage 'a'", answer, ("low", "high"))

@@ -67,7 +67,7 @@ def test_the_statistics_file_says_what_the_summary_does(toy_bundle, streets, tmp
     summary = run(toy_bundle.path, streets, RunOptions(outputs=OutputOptions(stats=tmp_path / "stats.json"), limit=2))
     written = json.loads((tmp_path / "stats.json").read_text())
     assert written == json.loads(summary.to_json())
-    assert written["schema"] == "cascadert-run-2"
+    assert written["schema"] == "cascadert-run-3"
     assert written["frame_count"] == len(written["frames"]) == 2
     assert written["policies"] == {"accurate": toy_bundle.spec.stages[1].select.model_dump()}
     assert [frame["name"] for frame in written["frames"]] == ["s0", "s1"]

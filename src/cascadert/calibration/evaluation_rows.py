@@ -110,9 +110,10 @@ def _refine_cameras(fast: Labels, accurate: Labels, blocks: Iterable[int], grid:
 
 
 def _size(grid: Grid) -> str:
+    """Return width x height, as people say it."""
     height, width = grid.block
-    stride = "" if grid.stride == grid.block else f" every {grid.stride[0]}x{grid.stride[1]}"
-    return f"{height}x{width}{stride}"
+    stride = "" if grid.stride == grid.block else f" every {grid.stride[1]}x{grid.stride[0]}"
+    return f"{width}x{height}{stride}"
 
 
 @dataclass

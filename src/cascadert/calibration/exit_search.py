@@ -44,12 +44,18 @@ class Fastest:
 
     max_drop: float = 0.01
 
+    def __str__(self) -> str:
+        return f"a loss of {100 * self.max_drop:g} points of mIoU"
+
 
 @dataclass(frozen=True)
 class Best:
     """Maximise quality; mean latency is `max_latency_ms` at most."""
 
     max_latency_ms: float
+
+    def __str__(self) -> str:
+        return f"a budget of {self.max_latency_ms:g} ms"
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def search_exits(
     if not plans:
         soonest = min(float(costs.latency_ms(costs.after_head(np.zeros(()), c), c.point)) for c in records.candidates)
         remedy = f"the soonest exit takes {soonest:.3g} ms: raise the bound, or record cheaper or better exits"
-        raise InvalidRequest(f"{objective}", "no plan is within it", remedy)
+        raise InvalidRequest(str(objective), "no plan is within it", remedy)
     return plans[0] if isinstance(objective, Fastest) else plans[-1]
 
 

@@ -15,6 +15,7 @@ from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, print_json, print_note, tracking
 from cascadert.cli.evaluation_tables import print_evaluation
 from cascadert.cli.frames import LabelledFrames
+from cascadert.cli.kits import refuse_kit
 from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def evaluate(
         from cascadert.jetson.evaluation_gallery import Gallery
         from cascadert.jetson.sinks import ImageFolder
 
+    refuse_kit(bundle, "a bundle")
     doubt = _Doubt(uncertainty, windows, certain_below, train_images or [])
     pair = None if stages is None else parse_stages(stages)
     sizes = () if blocks is None else parse_pixels("--blocks", blocks)

@@ -14,6 +14,7 @@ from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, print_json, print_note, tracking
 from cascadert.cli.exit_tables import print_exits
 from cascadert.cli.frames import LabelledFrames
+from cascadert.cli.kits import refuse_kit
 from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def exits(
         from cascadert.calibration.page import check_page
         from cascadert.runtime.profiling.profile_file import read_stage_ms
 
+    refuse_kit(bundle, "a bundle")
     objective = make_objective(max_drop, budget_ms)
     if output is not None:
         if objective is None:

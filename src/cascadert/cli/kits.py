@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from cascadert.cli.console import out, print_json
+from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cascadert.engines.kit import Kit, KitStage
+
+
+def refuse_kit(path: Path, wanted: str) -> None:
+    """Refuse a kit where something else is wanted.
+
+    Raises:
+        InvalidRequest: it is one.
+    """
+    from cascadert.engines.kit import is_kit
+
+    if is_kit(path):
+        remedy = f"give {wanted}; of a kit, `cascadert build-engine` makes a deployment on its device"
+        raise InvalidRequest(str(path), "is a kit, which holds no engines yet", remedy)
 
 
 def describe_kit(kit: Kit, *, as_json: bool = False) -> None:

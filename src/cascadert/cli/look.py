@@ -94,10 +94,13 @@ def describe(
 def _frame_line(manifest: BundleManifest) -> str:
     spec, grid = manifest.spec, manifest.spec.make_grid()
     frame, (rows, columns) = spec.frame, grid.shape
+    blocks = (
+        f"{grid.size} blocks ({rows} rows x {columns}) of {grid.block[1]}x{grid.block[0]} "
+        f"at stride {grid.stride[1]}x{grid.stride[0]}"
+    )
     return (
         f"{spec.name}: {frame.width}x{frame.height} {frame.pixel_format}, {frame.cameras} camera(s), fit {frame.fit}; "
-        f"{spec.num_classes} classes; {grid.size} blocks ({rows} rows x {columns}) of "
-        f"{grid.block[1]}x{grid.block[0]} at stride {grid.stride[1]}x{grid.stride[0]}"
+        f"{spec.num_classes} classes; {blocks if grid.size > 1 else 'no blocks'}"
     )
 
 

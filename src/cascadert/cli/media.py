@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cascadert.cli.console import Force, Json, needs, out, print_json, print_note, tracking
+from cascadert.cli.kits import refuse_kit
 from cascadert.cli.policies import Slots, StageThreads, Threads, check_exit_options, make_policy, make_threads
 
 if TYPE_CHECKING:
@@ -49,12 +50,17 @@ def run(
     deadline_ms: Annotated[
         float | None,
         typer.Option(
-            metavar="MS", help="Answer each frame so long after it was handed over, with the last labels finished then."
+            metavar="MS",
+            help="Answer each frame so long after it was handed over, with the last labels finished then; before the "
+            "first labels there is no answer, and these are taken as they come, late.",
         ),
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option(help="The stage that --theta, --top-k, --budget-ms or --fps is for, if several decide."),
+        typer.Option(
+            help="The stage that --theta, --top-k, --budget-ms or --fps is for, if several decide; "
+            "beside --exit-threshold, the one that it is for, in place of all after an exit."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Overlay: .mp4, .mkv, .mov, .gif, .png, .jpg, or a folder.")
@@ -86,7 +92,9 @@ def run(
     ] = "stop",
     profile: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Costs for --budget-ms, by [bold]bench[/bold]; else measured before."),
+        typer.Option(
+            metavar="FILE", help="Costs for --budget-ms, by [bold]bench --save-profile[/bold]; else measured before."
+        ),
     ] = None,
     legend: Annotated[bool, typer.Option("--legend", help="Name the classes on the overlay.")] = False,
     force: Force = False,
@@ -99,8 +107,9 @@ def run(
 
     Python: cascadert.jetson.run.run
     """
+    refuse_kit(artefact, "a bundle or deployment")
     policy = make_policy(theta, top_k, budget_ms, fps)
-    deciding = {"--theta": theta, "--top-k": top_k, "--budget-ms": budget_ms, "--fps": fps, "--stage": stage}
+    deciding = {"--theta": theta, "--top-k": top_k, "--budget-ms": budget_ms, "--fps": fps}
     check_exit_options(exit_threshold, deadline_ms, deciding)
     with needs("cpu", "cascadert run"):
         from cascadert.jetson.outputs import OutputOptions
@@ -134,14 +143,7 @@ def run(
 
 
 def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
-    from cascadert.jetson.policies import show_policy
-
-    table = Table("stage", "decision", "blocks refined (mean)", "ms (mean)", box=SIMPLE_HEAD)
-    for stage, milliseconds in summary.stage_ms.items():
-        policy = summary.policies.get(stage)
-        refined = f"{summary.mean_n[stage]:.2f} of {summary.blocks}" if policy else ""
-        table.add_row(stage, show_policy(policy) if policy else "whole frames", refined, f"{milliseconds:.1f}")
-    out.print(table)
+    out.print(_stage_table(summary))
     latency = summary.latency_ms
     out.print(
         f"{len(summary.frames)} frame(s), {summary.mode}: {summary.fps:.2f} frames/s with reading and writing; "
@@ -163,14 +165,42 @@ def _print_summary(summary: RunSummary, outputs: tuple[Path, ...]) -> None:
         out.print(f"wrote {written}", soft_wrap=True)
 
 
+def _stage_table(summary: RunSummary) -> Table:
+    """What each stage did; frames on which it did not run count for its blocks, as none, and not for its time."""
+    table = Table("stage", "decision", "ran on", box=SIMPLE_HEAD)
+    if summary.mean_n:
+        table.add_column("blocks refined (mean)")
+    table.add_column("ms where it ran (mean)")
+    for stage, milliseconds in summary.stage_ms.items():
+        refined = f"{summary.mean_n[stage]:.2f} of {summary.blocks}" if stage in summary.mean_n else ""
+        table.add_row(
+            stage,
+            _show_decision(summary, stage),
+            f"{summary.ran[stage] / len(summary.frames):.0%} of frames",
+            *([refined] if summary.mean_n else []),
+            "-" if milliseconds is None else f"{milliseconds:.1f}",
+        )
+    return table
+
+
+def _show_decision(summary: RunSummary, stage: str) -> str:
+    from cascadert.jetson.policies import show_policy
+
+    if stage in summary.confidences:
+        return f"confidence < {summary.confidences[stage]:g}"
+    return show_policy(summary.policies[stage]) if stage in summary.policies else ""
+
+
 def _print_answers(summary: RunSummary) -> None:
     """Say which stages answered, where a frame's labels are not always those of the last."""
     frames = len(summary.frames)
     if len(summary.answered) > 1:
         shares = ", ".join(f"{stage} {count / frames:.0%} ({count})" for stage, count in summary.answered.items())
         out.print(f"labels are from: {shares}")
-    if summary.expired:
-        out.print(f"{summary.expired} of {frames} frame(s) were cut short by their deadline")
+    deadline = summary.deadline
+    if deadline is not None:
+        late = f", late: {deadline.late}, by at most {deadline.latest_by_ms:.1f} ms" if deadline.late else ""
+        out.print(f"answered within {deadline.deadline_ms:g} ms: {deadline.in_time} of {frames} frame(s){late}")
 
 
 def _print_budget(summary: RunSummary, budget_ms: float) -> None:

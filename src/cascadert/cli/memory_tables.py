@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def print_memory(plans: Sequence[MemoryPlan]) -> None:
     """Print the first plan stage by stage, and what all of them come to."""
     first = plans[0]
+    out.print(f"memory in {_precisions(first)}, as estimated for ONNX Runtime:")
     out.print(_stage_table(first))
     out.print(f"and {show_bytes(first.slot_bytes)} for each frame in flight: its planes, and every output")
     out.print(_total_table(plans))
@@ -39,10 +40,10 @@ def show_bytes(count: int) -> str:
 
 
 def _stage_table(plan: MemoryPlan) -> Table:
-    table = Table("stage", "weights", "activations, n = 1", f"n = {plan.blocks}", box=SIMPLE_HEAD)
-    table.title, table.title_justify = f"memory in {_precisions(plan)}, as estimated for ONNX Runtime", "left"
+    several = ("activations, n = 1", f"n = {plan.blocks}") if plan.blocks > 1 else ("activations",)
+    table = Table("stage", "weights", *several, box=SIMPLE_HEAD)
     for stage in plan.stages:
-        sizes = (stage.weights_bytes, stage.activation_bytes, stage.largest_activation_bytes)
+        sizes = (stage.weights_bytes, stage.activation_bytes, stage.largest_activation_bytes)[: 1 + len(several)]
         table.add_row(stage.stage, *map(show_bytes, sizes))
     return table
 

@@ -53,7 +53,7 @@ def examples(
             raise
         except Exception as error:  # the network is the user's code
             found = f"failed on an input of {_size(stage, example)}: {type(error).__name__}: {error}"
-            raise NetworkError(f"stage '{stage.name}'", found, "mend the network, scale, block or halo") from error
+            raise NetworkError(f"stage '{stage.name}'", found, _remedy(stage)) from error
         tensors |= {f"{stage.name}.{name}": value for name, value in made.items()}
         ready.update(stage.network.parameters())
         yield stage, example
@@ -90,5 +90,15 @@ def _is_random(stage: Stage, spec: CascadeSpec) -> bool:
 
 
 def _size(stage: Stage, example: Example) -> str:
-    shapes = [tuple(tensor.shape[2:]) for tensor in network_inputs(stage, example)]
-    return f"{shapes[0]} pixels" if stage.wiring.input != "carried" else f"{shapes}"
+    shapes = [list(tensor.shape) for tensor in network_inputs(stage, example)]
+    if not stage.spec.reads:
+        return f"{tuple(shapes[0][2:])} pixels"
+    return ", ".join(map(str, shapes))
+
+
+def _remedy(stage: Stage) -> str:
+    if not stage.spec.reads:
+        return "mend the network, scale, block or halo"
+    blocks = stage.wiring.input == "blocks"
+    before, after = (["pixels"], []) if blocks else ([], ["the mask of blocks"] if stage.wiring.rows_of else [])
+    return f"mend the network or reads: it is given {', '.join([*before, *stage.spec.reads, *after])}"

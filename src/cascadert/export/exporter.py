@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -35,7 +37,7 @@ OPSET = 18
 # By input name and axis, the name of the size that may change.
 DynamicAxes = Mapping[str, Mapping[int, str]]
 
-_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
 
 
 @contextlib.contextmanager
@@ -52,6 +54,14 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_failure() -> Iterator[None]:
+    """Drop what goes to stderr if the body fails: PyTorch prints its whole graph there, and our error says enough."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        yield
+    sys.stderr.write(said.getvalue())
 
 
 def _innermost(error: BaseException) -> str:
@@ -89,7 +99,8 @@ def _capture(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAx
     takes_any_number = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
     nested = (shapes,) if takes_any_number else shapes  # torch.export counts *args as one argument
     try:
-        return torch.export.export(module, tuple(inputs.values()), dynamic_shapes=nested, strict=False)
+        with _quiet_failure():
+            return torch.export.export(module, tuple(inputs.values()), dynamic_shapes=nested, strict=False)
     except CascadertError:
         raise
     except Exception as error:

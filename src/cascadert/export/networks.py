@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from cascadert.export.models.torchvision_weights import check_names, from_torchv
 from cascadert.export.random_weights import seeded
 from cascadert.spec import CascadeSpec
 from cascadert.stage_spec import NetworkSpec, StageSpec
+
+_WRAPPED = "module."
 
 
 def load_networks(spec: CascadeSpec, folder: Path, random_weights: int | None = None) -> dict[str, nn.Module]:
@@ -134,7 +137,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
             or values that are not finite.
     """
     own = network.state_dict()
-    state = from_torchvision(network, _read_state(path), path)
+    read = _read_state(path)
+    if read and all(name.startswith(_WRAPPED) and name not in own for name in read):
+        found = f"every name in it begins with '{_WRAPPED}', as torch.nn.DataParallel saves them"
+        raise WeightsError(str(path), found, f"strip the prefix '{_WRAPPED}'")
+    state = from_torchvision(network, read, path)
     check_names(path, own.keys(), state.keys())
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
@@ -155,12 +162,20 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # neither library says what it raises on arbitrary bytes
-        found = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise WeightsError(str(path), found, "give safetensors, or torch.save(model.state_dict(), path)") from error
+        remedy = "give safetensors, or torch.save(model.state_dict(), path)"
+        raise WeightsError(str(path), f"cannot be read: {_why(error)}", remedy) from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         keys = sorted(map(str, state))[:4] if isinstance(state, dict) else type(state).__name__
         raise WeightsError(str(path), f"is not a state dict but holds {keys}", "save model.state_dict() alone")
     return state
+
+
+def _why(error: Exception) -> str:
+    """Return what a library says of a file in one line; PyTorch's advice to unpickle is none that we pass on."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds other objects than tensors, which are never unpickled"
+    lines = str(error).splitlines()
+    return lines[0] if lines and " " in lines[0] else "it is neither of safetensors nor of torch.save"
 
 
 def state_sha256(network: nn.Module) -> str:

@@ -59,6 +59,8 @@ def prepare(subject: str, network: nn.Module, inputs: Sequence[Tensor], logits_o
     if layer.bias is not None:
         layer.bias *= scale
     reached = float(entropy_bits(_class_logits(logits_of(network(*inputs)))).mean())
+    if math.isnan(reached):
+        raise NetworkError(subject, "returns NaN with random weights", "mend the network, or give weights")
     if not 0.5 * aim < reached < 1.5 * aim:
         found = f"random weights reach a mean entropy of {reached:.3f} bits, not {aim:g}"
         raise NetworkError(subject, found, "give weights")

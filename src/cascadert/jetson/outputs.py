@@ -119,7 +119,8 @@ def make_caption(
     decided = [run for run in result.runs if run.order is not None]
     parts = [name]
     for run, blocks in zip(decided, refined, strict=True):
-        parts.append(f"{run.stage}: {len(blocks)} of {grid.size} blocks, {_show_decision(run, policies[run.stage])}")
+        did = f"{len(blocks)} of {grid.size} blocks" if grid.size > 1 else run.outcome
+        parts.append(f"{run.stage}: {did}, {_show_decision(run, policies[run.stage])}")
     return "  ·  ".join([*parts, f"{result.latency_ms:.1f} ms"])
 
 

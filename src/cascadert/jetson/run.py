@@ -45,9 +45,11 @@ class RunOptions:
     Attributes:
         policy: replaces the bundle's decision before `stage` (needed where several stages decide).
         stage: see `policy`.
-        exit_threshold: the confidence at which a frame leaves at any exit, in the place of the bundle's own.
+        exit_threshold: the confidence at which a frame leaves at any exit, in the place of the bundle's own; with
+            `stage`, at the exit before that stage.
         deadline_ms: a frame is answered so long after it was handed over, with the last labels that were finished
-            then. Frames are handed over one by one, not ahead, where they do not come at a rate of their own.
+            then, or the first that come. Frames are handed over one by one, not ahead, where they do not come at a
+            rate of their own.
         outputs: what to write.
         pattern: picks files of a folder.
         limit: ends after so many frames.
@@ -131,7 +133,7 @@ def run_pipeline(
     if options.limit is not None and options.limit < 1:
         raise InvalidRequest(f"limit = {options.limit}", "leaves no frame to run", "give 1 or more")
     refuse_overwriting(sources, written)
-    recorder = Recorder(manifest, policies, pipeline.options.mode, trace=written.trace is not None)
+    recorder = Recorder(manifest, policies, pipeline.options, trace=written.trace is not None)
     with ExitStack() as stack:
         cameras = stack.enter_context(Cameras(sources, manifest.spec.frame, pattern=options.pattern))
         total = min((count for count in (cameras.length, options.limit) if count is not None), default=None)
@@ -157,10 +159,9 @@ def _policies(manifest: BundleManifest, options: RunOptions) -> dict[str, Select
     """Return the decision of every stage that makes one."""
     if options.exit_threshold is None:
         return chosen_policies(manifest, options.policy, options.stage)
-    if options.policy is not None or options.stage is not None:
-        other = "a policy" if options.policy is not None else f"stage '{options.stage}'"
-        raise InvalidRequest(f"exit_threshold and {other}", "do not go together: it is for all exits", "give one")
-    return exit_policies(manifest, options.exit_threshold)
+    if options.policy is not None:
+        raise InvalidRequest("exit_threshold and a policy", "both say what is decided", "give one of them")
+    return exit_policies(manifest, options.exit_threshold, options.stage)
 
 
 def _results(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,26 +15,29 @@ from numpy.typing import NDArray
 from cascadert.bundle import BundleManifest
 from cascadert.classes import IGNORE_LABEL
 from cascadert.errors import CascadertError, ExecutionError, SourceError
+from cascadert.jetson.policies import exit_confidences, refining_stages
 from cascadert.jetson.sources import Frame
+from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.profiling.passage import HOST, Traced
 from cascadert.runtime.profiling.times import Times
-from cascadert.runtime.results import Result, StageRun
+from cascadert.runtime.results import Outcome, Result, StageRun
 from cascadert.spec import SelectPolicy
 from cascadert.stage_spec import LABELS
 
-STATS_SCHEMA = "cascadert-run-2"
+STATS_SCHEMA = "cascadert-run-3"
 _SCORE_DIGITS, _MS_DIGITS = 4, 3
 
 
 @dataclass(frozen=True)
 class StageStatistics:
-    """One stage on one frame; 0 milliseconds where it was skipped.
+    """One stage on one frame; 0 milliseconds where its outcome is not "ran".
 
     `n` and `scores` (sorted, in the manifest's unit) are the decision before it; `predicted_ms` is what the decision
     expected of t_f + t_b(n), where it knows costs, and `theta` what a controller chose.
     """
 
     stage: str
+    outcome: Outcome
     milliseconds: float
     n: int | None
     scores: tuple[float | None, ...] | None
@@ -48,7 +51,8 @@ class FrameStatistics:
 
     `latency_ms` is from handing it over until its labels are on the host; `queue_ms` is the part of it in which nothing
     had begun, or the labels waited to be noticed. `dropped` counts frames that were dropped just before it.
-    `labels_from` is the stage whose labels they are; `expired` says that a deadline cut it short.
+    `labels_from` is the stage whose labels they are; `expired` says that its deadline passed before every
+    stage had ended.
     """
 
     name: str
@@ -70,6 +74,23 @@ class FrameFailure:
 
 
 @dataclass(frozen=True)
+class DeadlineStatistics:
+    """How frames did with a deadline: those `in_time`, those `late`, and by how much the latest of them was."""
+
+    deadline_ms: float
+    in_time: int
+    late: int
+    latest_by_ms: float
+
+    @classmethod
+    def of(cls, frames: Sequence[FrameStatistics], deadline_ms: float) -> DeadlineStatistics:
+        """Count frames by when their labels were on the host."""
+        over_ms = [frame.latency_ms - deadline_ms for frame in frames if frame.latency_ms > deadline_ms]
+        latest_by_ms = round(max(over_ms, default=0.0), _MS_DIGITS)
+        return cls(deadline_ms, len(frames) - len(over_ms), len(over_ms), latest_by_ms)
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A whole run.
 
@@ -78,6 +99,7 @@ class RunSummary:
         mode: "overlapped" or "serial".
         blocks: of a frame, of all cameras.
         policies: the decision of each stage.
+        confidences: of each stage that exits lead to: it runs where the exit before is less confident.
         frames: those with a result.
         dropped: how many frames a live source gave that were never run.
         failures: frames that failed in a run that goes on.
@@ -85,9 +107,11 @@ class RunSummary:
         fps: frames with a result per second of that: what the run sustained, reading and writing included.
         latency_ms: "mean", "p50" and "p90" over frames.
         answered: frames by the stage whose labels they have, for every stage that labels.
-        expired: frames that a deadline cut short.
-        mean_n: blocks refined per frame, by stage.
-        stage_ms: milliseconds per frame, by stage; 0 for frames that skipped it.
+        deadline: how many frames were in time; none where they had no deadline.
+        expired: frames whose deadline passed before every stage had ended.
+        ran: frames on which each stage ran.
+        mean_n: blocks refined per frame, by stage that refines any.
+        stage_ms: milliseconds of each stage, the mean over frames on which it ran; none where it never did.
         busy: share of the wall time in which each stream was at work: 1 for the one that sets the pace.
         class_shares: parts of all pixels but letterbox margins.
     """
@@ -96,6 +120,7 @@ class RunSummary:
     mode: str
     blocks: int
     policies: Mapping[str, SelectPolicy]
+    confidences: Mapping[str, float]
     frames: tuple[FrameStatistics, ...]
     dropped: int
     failures: tuple[FrameFailure, ...]
@@ -103,9 +128,11 @@ class RunSummary:
     fps: float
     latency_ms: Mapping[str, float]
     answered: Mapping[str, int]
+    deadline: DeadlineStatistics | None
     expired: int
+    ran: Mapping[str, int]
     mean_n: Mapping[str, float]
-    stage_ms: Mapping[str, float]
+    stage_ms: Mapping[str, float | None]
     busy: Mapping[str, float]
     class_shares: Mapping[str, float]
 
@@ -115,7 +142,8 @@ class RunSummary:
         values = {name: value for name, value in vars(self).items() if name not in ("frames", "policies", "failures")}
         frames, failures = [asdict(frame) for frame in self.frames], [asdict(failure) for failure in self.failures]
         lists = {"failures": failures, "frame_count": len(frames), "frames": frames}
-        return {"schema": STATS_SCHEMA, **values, "policies": policies, **lists}
+        deadline = None if self.deadline is None else asdict(self.deadline)
+        return {"schema": STATS_SCHEMA, **values, "policies": policies, "deadline": deadline, **lists}
 
     def to_json(self) -> str:
         """Return everything as JSON, a line for each frame."""
@@ -141,9 +169,10 @@ class Recorder:
     """Takes down what a run does; with `trace`, also when every piece of work ran."""
 
     def __init__(
-        self, manifest: BundleManifest, policies: Mapping[str, SelectPolicy], mode: str, *, trace: bool = False
-    ) -> None:
-        self._manifest, self._policies, self._mode, self._trace = manifest, policies, mode, trace
+        self, manifest: BundleManifest, policies: Mapping[str, SelectPolicy], options: RuntimeOptions,
+        *, trace: bool = False,
+    ) -> None:  # fmt: skip
+        self._manifest, self._policies, self._options, self._trace = manifest, policies, options, trace
         self._frames: list[FrameStatistics] = []
         self._failures: list[FrameFailure] = []
         self._errors: list[CascadertError] = []
@@ -199,14 +228,15 @@ class Recorder:
 
     def summary(self) -> RunSummary:
         """Sum up a run of at least one frame."""
-        spec = self._manifest.spec
+        spec, deadline_ms = self._manifest.spec, self._options.deadline_ms
         latencies = Times.of(frame.latency_ms for frame in self._frames)
         labelled = max(1, int(self._pixels[:IGNORE_LABEL].sum()))
         return RunSummary(
             name=spec.name,
-            mode=self._mode,
+            mode=self._options.mode,
             blocks=spec.blocks,
             policies=dict(self._policies),
+            confidences=exit_confidences(self._manifest, self._policies),
             frames=tuple(self._frames),
             dropped=self._dropped,
             failures=tuple(self._failures),
@@ -217,9 +247,11 @@ class Recorder:
                 for name, value in (("mean", latencies.mean), ("p50", latencies.median), ("p90", latencies.spread[1]))
             },
             answered=self._answered(),
+            deadline=None if deadline_ms is None else DeadlineStatistics.of(self._frames, deadline_ms),
             expired=sum(frame.expired for frame in self._frames),
-            mean_n={stage: round(self._mean_n(stage), 4) for stage in self._policies},
-            stage_ms={stage.name: round(self._mean_ms(stage.name), _MS_DIGITS) for stage in self._manifest.stages},
+            ran={stage.name: len(self._ran(stage.name)) for stage in self._manifest.stages},
+            mean_n={stage: round(self._mean_n(stage), 4) for stage in refining_stages(self._manifest)},
+            stage_ms={stage.name: self._mean_ms(stage.name) for stage in self._manifest.stages},
             busy={
                 stream: round(busy / self._wall_s / 1e3, 4) for stream, busy in self._busy_ms.items() if stream != HOST
             },
@@ -231,14 +263,16 @@ class Recorder:
         labelled = [s.name for s in self._manifest.stages if any(output.name == LABELS for output in s.outputs)]
         return {stage: answered.count(stage) for stage in labelled}
 
-    def _runs(self, stage: str) -> list[StageStatistics]:
-        return [run for frame in self._frames for run in frame.stages if run.stage == stage]
+    def _ran(self, stage: str) -> list[StageStatistics]:
+        runs = (run for frame in self._frames for run in frame.stages if run.stage == stage)
+        return [run for run in runs if run.outcome == "ran"]
 
     def _mean_n(self, stage: str) -> float:
-        return float(np.mean([run.n or 0 for run in self._runs(stage)]))
+        return sum(run.n or 0 for run in self._ran(stage)) / len(self._frames)
 
-    def _mean_ms(self, stage: str) -> float:
-        return float(np.mean([run.milliseconds for run in self._runs(stage)]))
+    def _mean_ms(self, stage: str) -> float | None:
+        ran = self._ran(stage)
+        return round(float(np.mean([run.milliseconds for run in ran])), _MS_DIGITS) if ran else None
 
 
 def frame_statistics(frame: Frame, result: Result, traced: Traced) -> FrameStatistics:
@@ -258,6 +292,7 @@ def frame_statistics(frame: Frame, result: Result, traced: Traced) -> FrameStati
 def _stage_statistics(run: StageRun) -> StageStatistics:
     return StageStatistics(
         stage=run.stage,
+        outcome=run.outcome,
         milliseconds=round(run.milliseconds, _MS_DIGITS),
         n=run.n,
         scores=_plain(run.scores),

@@ -23,6 +23,10 @@ def named_answer(subject: str, answer: Any, emit: tuple[str, ...]) -> dict[str, 
     """
     carried = [name for name in emit if name not in OF_LOGITS]
     needs_logits = len(carried) < len(emit)
+    if isinstance(answer, Tensor) and carried and (needs_logits or len(carried) > 1):
+        names = [LOGITS, *carried] if needs_logits else carried
+        wanted = ", ".join(f'"{name}": ...' for name in names)
+        raise NetworkError(subject, f"returned one tensor where {len(names)} are needed", f"return {{{wanted}}}")
     if isinstance(answer, Tensor):
         answer = {LOGITS if needs_logits else carried[0]: answer}
     if not isinstance(answer, Mapping) or not all(isinstance(value, Tensor) for value in answer.values()):

@@ -115,7 +115,7 @@ def measure(
 
 def refined(result: Result) -> int:
     """Count the blocks that all decisions together refined."""
-    return sum(run.n or 0 for run in result.runs)
+    return sum(run.n or 0 for run in result.runs if run.outcome == "ran" and run.scores is not None)
 
 
 def first_scores(result: Result) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ def count_gpus() -> int:
     Raises:
         InvalidRequest: there is no driver, or it does not start.
     """
-    wanted, host = "a CUDA device", "install NVIDIA's driver, or use the host device"
+    wanted, host = "a CUDA device", "install NVIDIA's driver, or run the bundle, or what was built for cpu"
     try:
         driver = ctypes.CDLL(LIBRARY)
     except OSError as error:
@@ -43,7 +43,8 @@ def require_gpu(ordinal: int) -> None:
     """
     count = count_gpus()
     if not 0 <= ordinal < count:
-        remedy = f"choose one of 0 to {count - 1}" if count else "check CUDA_VISIBLE_DEVICES, or use the host device"
+        none = "check CUDA_VISIBLE_DEVICES, or run the bundle, or what was built for cpu"
+        remedy = f"choose one of 0 to {count - 1}" if count else none
         raise InvalidRequest(f"CUDA device {ordinal}", f"the driver shows {count} GPU(s)", remedy)
 
 

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cascadert.artefacts import readable
 from cascadert.bundle import BundleManifest
 from cascadert.errors import InvalidRequest
 from cascadert.runtime.costs import StageCosts, parse_costs
 from cascadert.runtime.profiling.report import BENCH_SCHEMA, WHOLE_FRAME
 
 PROFILE_SCHEMA = "cascadert-profile-1"
-_REMEDY = "measure one with `cascadert bench --save-profile`"
+_REMEDY = "measure one with `cascadert bench --save-profile FILE`"
+_TIMES_REMEDY = "measure with `cascadert bench --json > FILE`"
 
 
 def profile_json(manifest: BundleManifest, device: str, costs: Mapping[str, StageCosts]) -> str:
@@ -31,9 +31,9 @@ def read_profile(path: Path, manifest: BundleManifest) -> dict[str, StageCosts]:
     Raises:
         InvalidRequest: no such file, no profile, or one of another cascade.
     """
-    data = _read(path)
+    data = _read(path, _REMEDY)
     costs = _costs_in(path, data)
-    _check_name(path, data, manifest)
+    _check_name(path, data, manifest, _REMEDY)
     deciding = {stage.name for stage in manifest.stages if stage.select is not None}
     if costs.keys() != deciding:
         found = f"has costs of {sorted(costs)} where {sorted(deciding)} decide"
@@ -47,34 +47,37 @@ def read_stage_ms(path: Path, manifest: BundleManifest) -> dict[str, float]:
     Raises:
         InvalidRequest: no such file, no report of a bench, one of another cascade, or a stage without such a time.
     """
-    data, remedy = _read(path), "measure with `cascadert bench --json`"
-    if not isinstance(data, dict) or data.get("schema") != BENCH_SCHEMA:
-        raise InvalidRequest(str(path), "is no report of a bench", remedy)
-    _check_name(path, data, manifest)
+    data = _read(path, _TIMES_REMEDY)
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != BENCH_SCHEMA:
+        saved = "is a profile, which does not have the time of every stage"
+        raise InvalidRequest(str(path), saved if schema == PROFILE_SCHEMA else "is no report of a bench", _TIMES_REMEDY)
+    _check_name(path, data, manifest, _TIMES_REMEDY)
     measured = data.get("stage_ms")
     found = {}
     for stage in manifest.stages:
         times = measured.get(stage.name) if isinstance(measured, dict) else None
         one = times.get(WHOLE_FRAME, times.get("1")) if isinstance(times, dict) else None
         if not isinstance(one, int | float) or one < 0:
-            raise InvalidRequest(f"{path}: stage_ms", f"has no time of stage '{stage.name}' on a whole frame", remedy)
+            lacking = f"has no time of stage '{stage.name}' on a whole frame"
+            raise InvalidRequest(f"{path}: stage_ms", lacking, _TIMES_REMEDY)
         found[stage.name] = float(one)
     return found
 
 
-def _read(path: Path) -> Any:
-    with readable(path):
-        text = path.read_text(encoding="utf-8")
+def _read(path: Path, remedy: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequest(str(path), f"cannot be read ({error.strerror})", remedy) from error
     except ValueError as error:
-        raise InvalidRequest(str(path), f"is no JSON: {error}", _REMEDY) from error
+        raise InvalidRequest(str(path), f"is no JSON: {error}", remedy) from error
 
 
-def _check_name(path: Path, data: Mapping[str, Any], manifest: BundleManifest) -> None:
+def _check_name(path: Path, data: Mapping[str, Any], manifest: BundleManifest, remedy: str) -> None:
     if data.get("name") != manifest.spec.name:
         found = f"is of the cascade {data.get('name')!r}, not of '{manifest.spec.name}'"
-        raise InvalidRequest(str(path), found, _REMEDY)
+        raise InvalidRequest(str(path), found, remedy)
 
 
 def _costs_in(path: Path, data: Any) -> dict[str, Any]:
