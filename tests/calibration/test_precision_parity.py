@@ -285,8 +285,8 @@ class TestFailures:
 
     def test_one_class(self, toy_folder: Path, toy_data: dict[str, Any], save_spec: Any, tmp_path: Path) -> None:
         toy_data["name"] = "all_alike"
-        toy_data["stages"] = [{"name": "fast", "model": "networks.py:Constant", "weights": "none.safetensors"}]
-        safetensors.torch.save_file({}, toy_folder / "none.safetensors")
+        toy_data["stages"] = [{"name": "fast", "model": "networks.py:Constant", "weights": "empty_state.safetensors"}]
+        safetensors.torch.save_file({}, toy_folder / "empty_state.safetensors")
         constant = export_bundle(save_spec(toy_folder, toy_data), tmp_path / "bundle")
         report = compare_precisions(constant, options=PrecisionOptions(torch=False, threads=1, frames=1))
         with pytest.raises(ParityError, match="is vacuous: one class everywhere"):

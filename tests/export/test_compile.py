@@ -118,8 +118,8 @@ def test_an_output_that_exists_is_refused_before_any_work(toy_spec: Path, tmp_pa
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path, toy_folder: Path, toy_data: dict[str, Any], save_spec) -> None:
     toy_data["name"] = "failing"
-    toy_data["stages"][1]["weights"] = "none.safetensors"
-    with pytest.raises(WeightsError, match=r"none\.safetensors: there is no such file"):
+    toy_data["stages"][1]["weights"] = "absent.safetensors"
+    with pytest.raises(WeightsError, match=r"absent\.safetensors: there is no such file"):
         export_bundle(save_spec(toy_folder, toy_data), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -122,7 +122,7 @@ def _other_classes(state: State) -> State:
         ),
         (lambda s: {**s, "backbone.layer3.6.bn1.bias": torch.zeros(1)}, "unexpected 'backbone.layer3.6.bn1.bias'"),
         (lambda s: {**s, "backbone.fc.weight": torch.zeros(1)}, "has the unexpected 'backbone.fc.weight'; give"),
-        (lambda s: {f"module.{name}": t for name, t in s.items()}, "lacks 'backbone.layers.0.conv1.weight' and"),
+        (lambda s: {f"module.{name}": t for name, t in s.items()}, "every name in it begins with 'module.'"),
         (_other_classes, "'head.classifier.weight' is [7, 64, 1, 1] where the network has [5, 64, 1, 1]; check args"),
     ],
 )  # fmt: skip
