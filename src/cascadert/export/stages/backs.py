@@ -40,13 +40,14 @@ class FrameBack(nn.Module):
 
     def forward(self, answer: Answer, given: Given) -> dict[str, Tensor]:
         """Return every output that is made of logits, by name."""
-        logits = self.logits(answer)
-        made = {LABELS: labels_of(logits)} if LABELS in self.emit else {}
+        logits, made = self.logits(answer), dict[str, Tensor]()
         if self.scorer is not None:
             own = {**answer, LOGITS: as_class_logits(answer[LOGITS])}
             made[SCORES], made[ORDER] = self.scorer(own, logits)
         if ENTROPY in self.emit:
             made[ENTROPY] = uncertainty(logits, self.measure)
+        if LABELS in self.emit:  # last: ONNX Runtime then needs less memory at once
+            made[LABELS] = labels_of(logits)
         if LOGITS in self.emit:
             made[LOGITS] = answer[LOGITS]
         return made
