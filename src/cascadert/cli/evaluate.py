@@ -14,7 +14,7 @@ import typer
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, print_json, print_note, tracking
 from cascadert.cli.evaluation_tables import print_evaluation
-from cascadert.cli.frames import LabelledFrames
+from cascadert.cli.frames import Count, Images, LabelledFrames, Labels
 from cascadert.cli.kits import refuse_kit
 from cascadert.errors import InvalidRequest
 
@@ -67,18 +67,9 @@ class _Doubt:
 
 def evaluate(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Option(metavar="SOURCE", help="Folder or video, one per camera.")],
-    labels: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="FOLDER",
-            help="Class ids as PNG of the names and sizes of the images, 255 where nothing is known; one per camera. "
-            "They are fitted to the cascade as the images are.",
-        ),
-    ],
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Frames to take, evenly spread; all of them if not given.")
-    ] = None,
+    images: Images,
+    labels: Labels,
+    count: Count = None,
     stages: Annotated[
         str | None,
         typer.Option(metavar="FAST,BETTER", help="The two stages that oracles choose between; the first and the last."),

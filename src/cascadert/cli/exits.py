@@ -13,7 +13,7 @@ import typer
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, print_json, print_note, tracking
 from cascadert.cli.exit_tables import print_exits
-from cascadert.cli.frames import LabelledFrames
+from cascadert.cli.frames import Count, Images, LabelledFrames, Labels
 from cascadert.cli.kits import refuse_kit
 from cascadert.errors import InvalidRequest
 
@@ -27,15 +27,8 @@ _PACKAGES = ("onnxruntime", "numpy")
 
 def exits(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Option(metavar="SOURCE", help="Folder or video, one per camera.")],
-    labels: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="FOLDER",
-            help="Class ids as PNG of the names and sizes of the images, 255 where nothing is known; one per camera. "
-            "They are fitted to the cascade as the images are.",
-        ),
-    ],
+    images: Images,
+    labels: Labels,
     max_drop: Annotated[
         float | None,
         typer.Option(metavar="POINTS", help="Find the fastest plan that loses at most so many points of mIoU."),
@@ -55,9 +48,7 @@ def exits(
     serial: Annotated[
         bool, typer.Option("--serial", help="Plan for stages in a row, as run --serial, also where they speculate.")
     ] = False,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Frames to take, evenly spread; all of them if not given.")
-    ] = None,
+    count: Count = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with tables and plots.")] = None,
     glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder to take.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from cascadert.errors import InvalidRequest
 
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
     from cascadert.calibration.evaluation import Sample
     from cascadert.jetson.sources import Frame
     from cascadert.spec import CascadeSpec
+
+Images = Annotated[list[Path], typer.Option(metavar="SOURCE", help="Folder or video, one per camera.")]
+Labels = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="FOLDER",
+        help="Class ids as PNG of the names and sizes of the images, 255 where nothing is known; one per camera. "
+        "They are fitted to the cascade as the images are.",
+    ),
+]
+Count = Annotated[int | None, typer.Option(min=1, help="Frames to take, evenly spread; all of them if not given.")]
 
 Pair = tuple[dict[str, Any], "NDArray[np.uint8] | None"]
 """Planes of the port `frame`, and labels uint8 `[N, H, W]` where there are any."""

@@ -64,9 +64,11 @@ def export_bundle(
     stages = make_stages(spec, load_networks(spec, folder, options.random_weights))
     entries: list[StageEntry] = []
     graphs: dict[str, Graph] = {}
-    for stage, example in examples(stages, spec, prepared=True):
+    given = examples(stages, spec, prepared=True)
+    for stage in stages:
         if progress:
             progress(stage.name)
+        _, example = next(given)  # runs the stage, which takes as long as to export it
         graphs[stage.name] = export_stage(stage, example)
         network = describe_network(spec, stage, example, options.random_weights)
         memory = estimate_memory(lower(graphs[stage.name], "onnxruntime"), spec.blocks)
