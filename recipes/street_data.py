@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,6 @@ def load_scenes(split: str, frames: int, cache: Path) -> Data:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that :func:`load` reads."""
     parser.add_argument("--data", choices=("camvid", "scenes"), required=True)
-    parser.add_argument("--network", choices=("enet", "pspnet-small"), required=True)
     parser.add_argument("--root", type=Path, help="CamVid folder with images/ and labels/")
     parser.add_argument("--frames", type=int, nargs=2, default=(1200, 80), help="scenes to train and validate on")
     parser.add_argument("--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes")
@@ -172,11 +170,10 @@ def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return ((middle + (pixels - middle) * contrast) * brightness).clamp(0, 255)
 
 
-def batches(data: Data, recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless augmented batches: network inputs ``[N, 3, h, w]`` and labels ``[N, h, w]``."""
-    while True:
-        pixels, labels = zip(*(sample(data, recipe, rng) for _ in range(recipe.batch)), strict=True)
-        yield normalise(jitter(torch.stack(pixels), rng).permute(0, 2, 3, 1)), torch.stack(labels)
+def draw(data: Data, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """An augmented batch: network inputs ``[N, 3, h, w]`` and labels ``[N, h, w]``."""
+    pixels, labels = zip(*(sample(data, recipe, rng) for _ in range(recipe.batch)), strict=True)
+    return normalise(jitter(torch.stack(pixels), rng).permute(0, 2, 3, 1)), torch.stack(labels)
 
 
 def class_weights(labels: Tensor, classes: int, balance: float) -> Tensor:

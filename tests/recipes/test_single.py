@@ -1,20 +1,22 @@
-"""The training script on a few synthetic frames: it learns, its file loads, its measures are right."""
+"""Recipes of one network on a few synthetic frames: they learn, their files load, their measures are right."""
 
 import json
-from collections.abc import Callable
+from argparse import Namespace
 from pathlib import Path
 
+import accurate
+import fast
 import measure
 import numpy as np
 import pytest
+import single
 import street_data
 import torch
-import train
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from cascadert.export.models import enet, pspnet_small
+from cascadert.export.models import pspnet_small
 
 COLOURS = torch.tensor([[200, 40, 40], [40, 200, 40], [40, 40, 200]], dtype=torch.uint8)
 
@@ -30,26 +32,6 @@ def coloured_frames(count: int, height: int = 48, width: int = 64) -> street_dat
     return street_data.Data(COLOURS[labels.long()], labels)
 
 
-@pytest.mark.parametrize("build", [enet, lambda classes: pspnet_small(classes, width=8)])
-def test_loss_falls_and_the_file_loads_back(
-    build: Callable[[int], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "WARM_UP_STEPS", 10)
-    torch.manual_seed(0)
-    recipe = street_data.Recipe(scale=1.0, crop=(32, 32), overhang=8, batch=4, learning_rate=1e-2)
-    path = tmp_path / "network.safetensors"
-    network = build(3)
-    losses = train.fit(network, coloured_frames(8), recipe, 3, path, minutes=5, steps=40)
-    assert len(losses) == 40
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-
-    loaded = build(3)
-    loaded.load_state_dict(load_file(path), strict=True)
-    frame = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.eval()(frame), network.eval()(frame), rtol=0.02, atol=0.02)
-
-
 def test_command_writes_weights_and_a_log_of_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,34 +45,42 @@ def test_command_writes_weights_and_a_log_of_what_it_measured(
     recipe = street_data.Recipe(scale=1.0, crop=(32, 32), batch=2, block=16, halo=8)
     monkeypatch.setitem(street_data.RECIPES, ("camvid", "pspnet-small"), recipe)
     out = tmp_path / "out"
-    train.main(
-        [
-            "--data",
-            "camvid",
-            "--network",
-            "pspnet-small",
-            "--root",
-            str(tmp_path),
-            "--threads",
-            "1",
-            "--steps",
-            "2",
-            "-o",
-            str(out),
-        ]
-    )
+    data = ["--data", "camvid", "--root", str(tmp_path)]
+    accurate.main([*data, "--threads", "1", "--steps", "2", "-o", str(out)])
     log = json.loads((out / "pspnet_small.json").read_text())
     assert log == json.loads(capsys.readouterr().out)
+    assert log["command"].startswith("--data camvid") and log["seed"] == 0
     assert log["steps"] == 2 and log["val_frames"] == 3
     assert 0 <= log["val_blocks"]["miou"] <= 1 and len(log["val_whole_frame"]["iou"]) == 11
     pspnet_small(11).load_state_dict(load_file(out / "pspnet_small.safetensors"), strict=True)
-    assert not list(out.glob("*.partial"))
+    assert sorted(path.name for path in out.iterdir()) == ["pspnet_small.json", "pspnet_small.safetensors"]
 
     weights = str(out / "pspnet_small.safetensors")
-    measure.main(
-        ["--data", "camvid", "--network", "pspnet-small", "--root", str(tmp_path), "--weights", weights, "--blocks"]
-    )
+    measure.main([*data, "--network", "pspnet-small", "--weights", weights, "--blocks"])
     assert json.loads(capsys.readouterr().out) == log["val_blocks"]
+
+
+def test_a_run_out_of_time_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = coloured_frames(2)
+    monkeypatch.setattr(single, "load", lambda options, split: (data, ("a", "b", "c")))
+    recipe = street_data.Recipe(scale=1.0, crop=(32, 32), batch=2)
+    monkeypatch.setitem(street_data.RECIPES, ("camvid", "enet"), recipe)
+    command = ["--data", "camvid", "--threads", "1", "--steps", "3", "-o", str(tmp_path)]
+    fast.main([*command, "--minutes", "0"])
+    assert "0 of 3 steps are done: the same command goes on" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["enet.checkpoint"]
+    fast.main(command)
+    assert json.loads((tmp_path / "enet.json").read_text())["steps"] == 3
+    assert not (tmp_path / "enet.checkpoint").exists()
+
+
+def test_blocks_of_another_size_are_trained_on_crops_as_large_as_they_are_seen() -> None:
+    options = Namespace(data="camvid", block=60, halo=34)
+    assert accurate.recipe_of(options).crop == (128, 128) and accurate.recipe_of(options).overhang == 34
+    usual = accurate.recipe_of(Namespace(data="camvid", block=None, halo=None))
+    assert usual == street_data.RECIPES["camvid", "pspnet-small"]
 
 
 def test_camvid_needs_a_folder_with_images(tmp_path: Path) -> None:
@@ -128,9 +118,3 @@ def test_blocks_of_a_pixelwise_network_equal_the_whole_frame(block: int, halo: i
     recipe = street_data.Recipe(scale=1.0, crop=(16, 16), block=block, halo=halo)
     blocks = measure.predict_blocks(network, frame, recipe, device)
     assert torch.equal(whole, blocks.long())
-
-
-def test_schedule_warms_up_and_ends_at_zero() -> None:
-    assert train.schedule(0, 0.0) < train.schedule(10, 0.0) < train.schedule(60, 0.0) == 1.0
-    assert train.schedule(500, 0.5) == pytest.approx(0.5)
-    assert train.schedule(1000, 1.0) == pytest.approx(0.0)
