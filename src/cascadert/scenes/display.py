@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cascadert.classes import PERSON, RIDER
 from cascadert.scenes.camera import NEAR_M, Camera
 
 Colour = tuple[float, float, float]
@@ -21,6 +23,16 @@ OVERSAMPLING = 3
 
 # Added to a label for surfaces without texture of their own (glass, far things); gone from the finished labels.
 SMOOTH = 32
+# Added to a label for what shines by itself; gone from the finished labels.
+LIT = 64
+CLASS_BITS = SMOOTH - 1
+
+
+class Lighting(Protocol):
+    """How bright it is in places of the street."""
+
+    def gain(self, points: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the factors `[P, 3]` for surfaces at `points` `[P, 3]` with `codes` (label and flags) `[P]`."""
 
 
 @lru_cache(maxsize=64)
@@ -44,6 +56,13 @@ class DisplayList:
         self._labels: list[int] = []
         # Ready-made blocks, each with the number of points and of polygons that were added singly before it.
         self._blocks: list[tuple[int, int, tuple[NDArray[np.float64], ...]]] = []
+        # Objects that were begun, each with the number of polygons that were added singly before it.
+        self._begun: list[tuple[int, int]] = [(0, 0)]
+
+    def begin(self, instance: int) -> None:
+        """What is added from now on belongs to the object `instance`, or to none (0)."""
+        if instance != self._begun[-1][1]:
+            self._begun.append((len(self._sizes), instance))
 
     def polygon(self, points: Sequence[Point], colour: Colour, label: int) -> None:
         """Add one polygon."""
@@ -52,8 +71,10 @@ class DisplayList:
         self._colours.append(colour)
         self._labels.append(label)
 
-    def polygons(self, points: NDArray[np.float64], colours: NDArray[np.float64], label: int) -> None:
-        """Add `P` polygons of `V` corners each: points `[P, V, 3]`, colours `[P, 3]`."""
+    def polygons(
+        self, points: NDArray[np.float64], colours: NDArray[np.float64], label: int | NDArray[np.int64]
+    ) -> None:
+        """Add `P` polygons of `V` corners each: points `[P, V, 3]`, colours `[P, 3]`, one label or `[P]`."""
         count, corners = points.shape[:2]
         if count == 0:
             return
@@ -61,7 +82,8 @@ class DisplayList:
             points.reshape(-1, 3),
             np.full(count, float(corners)),
             np.broadcast_to(colours, (count, 3)),
-            np.full(count, float(label)),
+            np.full(count, label, dtype=np.float64),
+            np.zeros(count),
         )
         self._blocks.append((len(self._points), len(self._sizes), block))
 
@@ -119,38 +141,62 @@ class DisplayList:
             np.array(self._sizes, dtype=np.float64),
             _triples(self._colours),
             np.array(self._labels, dtype=np.float64),
+            self._instances(),
         )
         parts: list[tuple[NDArray[np.float64], ...]] = []
         points, polygons = 0, 0
         for points_before, polygons_before, block in self._blocks:
-            cuts = ((points, points_before), *((polygons, polygons_before),) * 3)
+            cuts = ((points, points_before), *((polygons, polygons_before),) * 4)
             parts.append(tuple(a[start:end] for a, (start, end) in zip(singles, cuts, strict=True)))
             parts.append(block)
             points, polygons = points_before, polygons_before
         parts.append((singles[0][points:], *(a[polygons:] for a in singles[1:])))
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
+    def _instances(self) -> NDArray[np.float64]:
+        """Ids of the single polygons."""
+        starts, ids = np.array(self._begun).T
+        return np.repeat(ids.astype(np.float64), np.diff(starts, append=len(self._sizes)))
+
     def paint(
-        self, image: Image.Image, camera: Camera, scale: int, haze_per_m: float = 0.0, haze: Colour = (1, 1, 1)
+        self,
+        image: Image.Image,
+        camera: Camera,
+        scale: int,
+        haze_per_m: float = 0.0,
+        haze: Colour = (1, 1, 1),
+        lighting: Lighting | None = None,
+        ids: Image.Image | None = None,
     ) -> None:
         """Project every polygon and paint it on `image`, which is `scale` times as fine as the camera's picture.
 
-        A four-band image takes colour and label as its four bytes; a one-band image the red of the colour.
+        A four-band image takes colour and label as its four bytes; a one-band image the red of the colour. `ids`, a
+        32-bit image of the same size, takes the id of each object; nothing else is painted on it, so it is right where
+        `image` has the label of an object.
         """
         if not self._sizes and not self._blocks:
             return
-        points, sizes, colours, labels = self._arrays()
+        points, sizes, colours, labels, instances = self._arrays()
         pixels, depth = camera.project(points)
         counts = sizes.astype(np.int64)
         starts = np.cumsum(counts) - counts
         keep = _inside(pixels, depth, starts, camera)
         mean_depth = np.maximum(np.add.reduceat(depth, starts) / sizes, NEAR_M)
+        if lighting is not None:
+            middles = np.add.reduceat(points, starts) / sizes[:, None]
+            colours = colours * lighting.gain(middles, labels.astype(np.uint8))
         clear = np.exp(-haze_per_m * mean_depth)[:, None]
         shaded = colours * clear + np.asarray(haze) * (1.0 - clear)
         red, green, blue = np.clip(shaded * 255.0 + 0.5, 0, 255).astype(np.int64).T
         packed = red | green << 8 | blue << 16 | labels.astype(np.int64) << 24
         inks = red if image.getbands() == ("L",) else packed
-        _fill(image, np.clip(pixels * scale - 0.5, -1e6, 1e6), sizes[keep], np.repeat(keep, counts), inks[keep])
+        samples = np.clip(pixels * scale - 0.5, -1e6, 1e6)
+        _fill(image, samples, sizes[keep], np.repeat(keep, counts), inks[keep])
+        if ids is not None:
+            kinds = labels.astype(np.int64) & CLASS_BITS
+            keep &= (instances > 0) & (kinds >= PERSON)
+            numbers = instances.astype(np.int64) + (kinds == RIDER)
+            _fill(ids, samples, sizes[keep], np.repeat(keep, counts), numbers[keep])
 
 
 def _triples(rows: list[tuple[float, float, float]]) -> NDArray[np.float64]:
@@ -179,6 +225,8 @@ def _fill(
     flat = pixels[kept].ravel().tolist()
     ends = np.cumsum(sizes.astype(np.int64)) * 2
     starts = ends - sizes.astype(np.int64) * 2
-    polygon = ImageDraw.Draw(image).polygon
+    # The core that `ImageDraw.polygon` calls: looking at its arguments takes a third of the time of a small polygon.
+    core = ImageDraw.Draw(image).draw
+    polygon, ready = core.draw_polygon, core.draw_ink
     for start, end, ink in zip(starts.tolist(), ends.tolist(), inks.tolist(), strict=True):
-        polygon(flat[start:end], fill=ink)
+        polygon(flat[start:end], ready(ink), 1)

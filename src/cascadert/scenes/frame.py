@@ -6,14 +6,19 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from cascadert.classes import PERSON
 from cascadert.errors import SceneError
 from cascadert.scenes.camera import Camera
 from cascadert.scenes.display import OVERSAMPLING, DisplayList
-from cascadert.scenes.finish import finish
+from cascadert.scenes.finish import Moment, finish
 from cascadert.scenes.ground import draw_ground
+from cascadert.scenes.night import StreetLight
 from cascadert.scenes.options import Scene, SceneOptions
 from cascadert.scenes.pen import Pen
+from cascadert.scenes.relight import relit
 from cascadert.scenes.rng import keyed
 from cascadert.scenes.sky import draw_skyline, sky_background
 from cascadert.scenes.standing import cross_streets
@@ -52,32 +57,40 @@ def render(seed: int, index: int = 0, options: SceneOptions = _USUAL) -> Scene:
     Args:
         seed: Which street; any integer. The street, its light and everything on it follow from it.
         index: Which frame at 15 Hz, from 0. Any frame can be rendered on its own.
-        options: Size and clutter.
+        options: Size, clutter, light, rain, and whether to tell objects apart.
 
     Returns:
-        The picture and its exact labels. The same arguments give the same bits.
+        The picture and its exact labels (and instances). The same arguments give the same bits.
 
     Raises:
         SceneError: `index` is negative.
     """
     if index < 0:
         raise SceneError(f"scene frame index {index}", "negative", "give 0 or more")
-    style = style_of(seed)
+    style = relit(style_of(seed), options.light, options.rain)
     time_s = index / FRAMES_PER_S
     camera = camera_of(style, time_s, options.height, options.width)
     pen = Pen(camera, style, time_s)
     canvas = sky_background(style, camera, OVERSAMPLING)
     light = style.light
+    lighting = StreetLight(style, camera) if light.lamps else None
     skyline = DisplayList()
     draw_skyline(pen, skyline)
-    skyline.paint(canvas, camera, OVERSAMPLING, light.haze_per_m, light.horizon)
+    skyline.paint(canvas, camera, OVERSAMPLING, light.haze_per_m, light.horizon, lighting)
     draw_ground(pen, cross_streets(style, camera.z_m)).paint(canvas, camera, OVERSAMPLING)
     for item in items_in_view(style, options.clutter, time_s, camera):
+        pen.solid.begin(item.instance)
         item.draw(pen)
-    pen.solid.paint(canvas, camera, OVERSAMPLING, light.haze_per_m, light.horizon)
-    grain = np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, index])
-    image, labels = finish(canvas, pen.shadows, style, camera, OVERSAMPLING, grain)
-    return Scene(image=image, labels=labels)
+    ids = Image.new("I", canvas.size) if options.instances else None
+    pen.solid.paint(canvas, camera, OVERSAMPLING, light.haze_per_m, light.horizon, lighting, ids)
+    image, labels = finish(canvas, pen.shadows, Moment(style, camera, index, time_s), OVERSAMPLING, lighting)
+    return Scene(image=image, labels=labels, instances=None if ids is None else _numbers(ids, labels))
+
+
+def _numbers(ids: Image.Image, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The id at each pixel's centre `[H, W]`; 0 where something else hides the object."""
+    numbers = np.asarray(ids.resize(labels.shape[::-1], Image.Resampling.NEAREST))
+    return np.where(labels >= PERSON, numbers, np.int32(0))
 
 
 def clip(seed: int, frames: int, options: SceneOptions = _USUAL) -> Iterator[Scene]:

@@ -6,7 +6,7 @@ import math
 import random
 
 from cascadert.classes import POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN
-from cascadert.scenes.display import Colour
+from cascadert.scenes.display import LIT, Colour
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, vary
 
@@ -33,16 +33,21 @@ def pole(pen: Pen, x: float, z: float, height: float, radius: float, key: str) -
     pen.cast_shadow(x - radius, x + radius, z - radius, z + radius, height)
 
 
+def lamp_size(seed: int) -> tuple[float, float]:
+    """Height of the street's lamps and their reach over the road, metres."""
+    rng = keyed(seed, "lamp")
+    return rng.uniform(6.0, 9.0), rng.uniform(0.8, 2.2)
+
+
 def lamp(pen: Pen, x: float, z: float, side: int, key: str) -> None:
     """Draw a street lamp that leans over the road."""
-    rng = keyed(pen.style.seed, "lamp")
-    height, reach = rng.uniform(6.0, 9.0), rng.uniform(0.8, 2.2)
+    height, reach = lamp_size(pen.style.seed)
     pole(pen, x, z, height, 0.085, key)
     colour = _steel(pen, key)
     tip = (x - side * reach, height + 0.35, z)
     pen.solid.limb((x, height - 0.1, z), tip, 0.05, colour, POLE)
-    glow = (1.0, 0.9, 0.65) if pen.style.light.tint[0] < 0.9 else colour
-    pen.solid.limb(tip, (tip[0] - side * 0.7, tip[1] - 0.03, z), 0.08, glow, POLE)
+    glow = (1.0, 0.9, 0.65) if pen.style.light.lamps_on else colour
+    pen.solid.limb(tip, (tip[0] - side * 0.7, tip[1] - 0.03, z), 0.08, glow, POLE | LIT)
 
 
 def bollard(pen: Pen, x: float, z: float, key: str) -> None:
@@ -70,7 +75,7 @@ def _signal(pen: Pen, x: float, y: float, z: float, size: float, state: int) -> 
     lamps = ((1.25, 0.22, 0.15), (1.25, 0.85, 0.2), (0.25, 1.15, 0.55))
     for i, colour in enumerate(lamps):
         lit = colour if i == state else (colour[0] * 0.16, colour[1] * 0.16, colour[2] * 0.16)
-        s.disc((x, y + (0.79 - 0.31 * i) * size, z), 0.115 * size, lit, TRAFFIC_LIGHT, 9)
+        s.disc((x, y + (0.79 - 0.31 * i) * size, z), 0.115 * size, lit, TRAFFIC_LIGHT | (LIT if i == state else 0), 9)
 
 
 def sign_post(pen: Pen, x: float, z: float, key: str) -> None:

@@ -16,26 +16,30 @@ from cascadert.scenes.vehicles import SHAPES, draw_vehicle
 
 @dataclass(frozen=True)
 class Item:
-    """An object with the box that it stands in, and how to draw it."""
+    """An object with the box that it stands in, how to draw it, and its id (0: not counted).
+
+    A rider has the id after that of the vehicle below, which the object's id names.
+    """
 
     x0: float
     x1: float
     z0: float
     z1: float
     draw: Callable[[Pen], None]
+    instance: int = 0
 
 
-def item_at(x: float, z: float, draw: Callable[[Pen], None], reach: float = 0.4) -> Item:
+def item_at(x: float, z: float, draw: Callable[[Pen], None], reach: float = 0.4, instance: int = 0) -> Item:
     """An object that stands within `reach` of (x, z)."""
-    return Item(x - reach, x + reach, z - reach, z + reach, draw)
+    return Item(x - reach, x + reach, z - reach, z + reach, draw, instance)
 
 
-def vehicle_item(kind: str, x: float, z: float, heading: int, key: str) -> Item:
+def vehicle_item(kind: str, x: float, z: float, heading: int, key: str, instance: int = 0) -> Item:
     """A vehicle centred at (x, z)."""
     shape = SHAPES[kind]
     half = shape.width / 2
     draw = partial(draw_vehicle, kind=kind, x=x, z=z, heading=heading, key=key)
-    return Item(x - half, x + half, z - shape.length / 2, z + shape.length / 2, draw)
+    return Item(x - half, x + half, z - shape.length / 2, z + shape.length / 2, draw, instance)
 
 
 def far_to_near(items: list[Item], camera: Camera) -> list[Item]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadert.classes import BUILDING, FENCE, WALL
-from cascadert.scenes.display import SMOOTH, Colour
+from cascadert.scenes.display import LIT, SMOOTH, Colour
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.plants import hedge, tree
 from cascadert.scenes.rng import keyed, mix, vary
@@ -126,12 +126,14 @@ def _windows(
     sky = np.asarray(mix(light.horizon, light.zenith, 0.5))
     dark = np.array((0.10, 0.12, 0.15))
     glass = dark + (sky - dark) * (0.1 + 0.5 * dice[:, :1] ** 2)
-    warm = dice[:, 1] < (0.35 if light.tint[0] < 0.9 else 0.03)
+    warm = dice[:, 1] < (0.35 if light.lamps_on else 0.03)
     glass[warm] = (0.95, 0.80, 0.50)
+    if light.lamps:
+        glass[warm] *= (0.45 + 0.55 * dice[warm, :1]) * np.array((1.0, 0.95, 0.8)) ** (4 * dice[warm, :1])
     frame = 0.13
     step = lot.side * -0.02
     pen.solid.polygons(_rects(x + step, z, y, wide / 2 + frame, -frame, tall + frame), np.asarray(trim), BUILDING)
-    pen.solid.polygons(_rects(x + step, z, y, wide / 2, 0.0, tall), glass, BUILDING | SMOOTH)
+    pen.solid.polygons(_rects(x + step, z, y, wide / 2, 0.0, tall), glass, BUILDING | SMOOTH | LIT * warm)
     if pen.pixels(0.08, max(lot.z0, pen.camera.z_m + 4)) > 0.6:
         pen.solid.polygons(_rects(x + step, z, y, 0.04, 0.0, tall), np.asarray(trim), BUILDING)
         shade = np.asarray(mix(lit, (0.0, 0.0, 0.0), 0.3))
@@ -154,7 +156,10 @@ def _shop(pen: Pen, lot: Lot, rng: random.Random, x: float, lit: Colour) -> None
         wide = rng.uniform(2.6, 5.0)
         near = max(z - wide, lot.z0 + 0.4)
         glass = mix((0.10, 0.11, 0.13), vary(rng, (0.6, 0.55, 0.45), 0.5), rng.uniform(0.05, 0.6))
-        pen.solid.side_face(x + out, near, z, 0.35, 2.5, glass, BUILDING | SMOOTH)
+        shining = 0
+        if pen.style.light.lamps and keyed(pen.style.seed, "open", lot.side, lot.key, round(z)).random() < 0.6:
+            glass, shining = mix(glass, (1.0, 0.86, 0.62), 0.55 + 0.3 * pen.style.light.lamps), LIT
+        pen.solid.side_face(x + out, near, z, 0.35, 2.5, glass, BUILDING | SMOOTH | shining)
         pen.solid.side_face(x + out, near, near + 0.9, 0.1, 2.4, mix(glass, (0, 0, 0), 0.5), BUILDING)
         sign = pen.facing(_bright(rng), -lot.side, 0.3, 0)
         if rng.random() < 0.7:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
+from cascadert.scenes.identity import instance_id, of_side
 from cascadert.scenes.items import Item, item_at, vehicle_item
 from cascadert.scenes.people import bicycle, motorcycle, pedestrian
 from cascadert.scenes.rng import keyed
-from cascadert.scenes.standing import cross_streets
+from cascadert.scenes.standing import BLOCK_M, cross_streets
 from cascadert.scenes.style import LOOKAHEAD_M, Style
 
 
@@ -23,14 +24,14 @@ def moving(style: Style, clutter: float, time_s: float, camera_z: float) -> Iter
 
 def _belt(
     style: Style, name: str, spacing: float, speed: float, time_s: float, camera_z: float
-) -> Iterator[tuple[str, float]]:
-    """Yield (key, z) of the objects of an endless belt that are in view: no two ever meet."""
+) -> Iterator[tuple[int, str, float]]:
+    """Yield (number, key, z) of the objects of an endless belt that are in view: no two ever meet."""
     moved = speed * time_s
     first = math.ceil((camera_z - 15 - moved) / spacing)
     last = math.floor((camera_z + LOOKAHEAD_M - moved) / spacing)
     for k in range(first, last + 1):
         key = f"{name}.{k}"
-        yield key, k * spacing + moved + keyed(style.seed, "belt", key).uniform(-0.2, 0.2) * spacing
+        yield k, key, k * spacing + moved + keyed(style.seed, "belt", key).uniform(-0.2, 0.2) * spacing
 
 
 def _kind(style: Style, key: str) -> str:
@@ -45,18 +46,20 @@ def _traffic(style: Style, time_s: float, camera_z: float) -> Iterator[Item]:
     for lane in range(layout.lanes_ahead):
         own = lane == layout.ego_lane
         speed = ego if own else ego * (1.12 - 0.16 * lane)
-        for key, z in _belt(style, f"ahead.{lane}", max(spacing, 20.0), speed, time_s, camera_z):
+        for k, key, z in _belt(style, f"ahead.{lane}", max(spacing, 20.0), speed, time_s, camera_z):
             if own and z < camera_z + 11:
                 continue
-            yield vehicle_item(_kind(style, key), layout.lane_centre(lane), z, 1, key)
+            yield vehicle_item(_kind(style, key), layout.lane_centre(lane), z, 1, key, instance_id("ahead", k, lane))
     for lane in range(layout.lanes_oncoming):
-        for key, z in _belt(style, f"oncoming.{lane}", max(spacing, 20.0), -ego, time_s, camera_z):
-            yield vehicle_item(_kind(style, key), layout.oncoming_centre(lane), z, -1, key)
+        for k, key, z in _belt(style, f"oncoming.{lane}", max(spacing, 20.0), -ego, time_s, camera_z):
+            identity = instance_id("oncoming", k, lane)
+            yield vehicle_item(_kind(style, key), layout.oncoming_centre(lane), z, -1, key, identity)
     if layout.tram:
         for track, heading in ((1.65, 1), (-1.65, -1)):
-            for key, z in _belt(style, f"tram.{heading}", 95.0, heading * 7.0, time_s, camera_z):
+            for k, key, z in _belt(style, f"tram.{heading}", 95.0, heading * 7.0, time_s, camera_z):
                 for car in range(keyed(style.seed, "cars", key).choice((2, 3))):
-                    yield vehicle_item("tram", track, z + car * 10.7, heading, key)
+                    identity = instance_id("tram", k, of_side(heading))
+                    yield vehicle_item("tram", track, z + car * 10.7, heading, key, identity)
 
 
 def _walkers(style: Style, clutter: float, time_s: float, camera_z: float) -> Iterator[Item]:
@@ -67,7 +70,7 @@ def _walkers(style: Style, clutter: float, time_s: float, camera_z: float) -> It
         inner, outer = layout.sidewalk_inner(side), layout.frontage(side)
         for lane, speed in enumerate((1.3, -1.2)):
             name = f"walk.{side}.{lane}"
-            for key, z in _belt(style, name, 26.0 / (0.4 + clutter), speed, time_s, camera_z):
+            for k, key, z in _belt(style, name, 26.0 / (0.4 + clutter), speed, time_s, camera_z):
                 rng = keyed(style.seed, "walkers", key)
                 middle = rng.uniform(inner + side * 0.5, outer - side * 0.6)
                 for i in range(rng.choices((1, 2, 3), weights=(5, 3, 1))[0]):
@@ -75,7 +78,7 @@ def _walkers(style: Style, clutter: float, time_s: float, camera_z: float) -> It
                     if abs(x) > abs(outer) - 0.2:
                         x = middle - i * 0.62 * side
                     draw = partial(pedestrian, x=x, z=at, key=f"{key}.{i}", speed_x=0.0, speed_z=speed)
-                    yield item_at(x, at, draw, 0.3)
+                    yield item_at(x, at, draw, 0.3, instance_id("walk", k, of_side(side), lane, i))
 
 
 def _riders(style: Style, clutter: float, time_s: float, camera_z: float) -> Iterator[Item]:
@@ -85,13 +88,14 @@ def _riders(style: Style, clutter: float, time_s: float, camera_z: float) -> Ite
     right = layout.road_right - 2.2 * layout.parking_right - 0.45
     left = layout.road_left + 2.2 * layout.parking_left + 0.45
     for name, x, speed in (("right", right, 4.5), ("left", left, -4.2)):
-        for key, z in _belt(style, f"ride.{name}", 46.0 / (0.2 + clutter), speed, time_s, camera_z):
+        for k, key, z in _belt(style, f"ride.{name}", 46.0 / (0.2 + clutter), speed, time_s, camera_z):
             if z < camera_z + 4.5:
                 continue
             rng = keyed(style.seed, "rider", key)
             draw = motorcycle if rng.random() < 0.45 else bicycle
             angle = math.copysign(math.pi / 2, speed) + rng.uniform(-0.15, 0.15)
-            yield item_at(x, z, partial(draw, x=x, z=z, angle=angle, key=key, rider=True), 0.5)
+            ride = partial(draw, x=x, z=z, angle=angle, key=key, rider=True)
+            yield item_at(x, z, ride, 0.5, instance_id("ride", k, int(name == "right")))
 
 
 def _crossing(style: Style, clutter: float, time_s: float, camera_z: float) -> Iterator[Item]:
@@ -110,10 +114,11 @@ def _crossing(style: Style, clutter: float, time_s: float, camera_z: float) -> I
                 walked = min(max((path / pace + lead - seconds) * pace, 0.0), path)
                 x = (layout.road_left - 1.5 + walked) if side > 0 else (layout.road_right + 1.5 - walked)
                 still = walked in (0.0, path)
+                identity = instance_id("crossing", round(end / BLOCK_M), int(name == "b"), i)
                 at, key = z + rng.uniform(-1.2, 1.2), f"{name}{int(start)}.{i}"
                 if rng.random() < 0.2:
                     draw = partial(bicycle, x=x, z=at, angle=0.0 if side > 0 else math.pi, key=key, rider=True)
-                    yield item_at(x, at, draw, 0.6)
+                    yield item_at(x, at, draw, 0.6, identity)
                     continue
                 person = partial(pedestrian, x=x, z=at, key=key, speed_x=0.0 if still else side * pace, speed_z=0.0)
-                yield item_at(x, at, person, 0.3)
+                yield item_at(x, at, person, 0.3, identity)

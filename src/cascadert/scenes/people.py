@@ -6,7 +6,7 @@ import math
 import random
 
 from cascadert.classes import BICYCLE, MOTORCYCLE, PERSON, RIDER
-from cascadert.scenes.display import Colour, Point, unit_circle
+from cascadert.scenes.display import LIT, Colour, Point, unit_circle
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, mix, vary
 
@@ -191,9 +191,9 @@ def motorcycle(pen: Pen, x: float, z: float, angle: float, key: str, rider: bool
     if abs(f.sin) > 0.5:
         _tail(pen, f, paint)
     if f.sin > 0.5:
-        s.disc(f.at(-0.87, 0.78), 0.07, (0.7, 0.06, 0.05), MOTORCYCLE, 6)
+        s.disc(f.at(-0.87, 0.78), 0.07, (0.7, 0.06, 0.05), MOTORCYCLE | LIT * rider, 6)
     elif f.sin < -0.5:
-        s.disc(f.at(0.55, 0.95), 0.1, (0.95, 0.95, 0.88), MOTORCYCLE, 8)
+        s.disc(f.at(0.55, 0.95), 0.1, (0.95, 0.95, 0.88), MOTORCYCLE | LIT * rider, 8)
     if rider:
         _rider(pen, f, rng, seat=(-0.25, 0.95), bars=(0.32, 1.1), pedal=0.42, cadence=0.0)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadert.classes import VEGETATION
+from cascadert.scenes.camera import NEAR_M
 from cascadert.scenes.display import Colour
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, mix, vary
@@ -40,6 +41,8 @@ def foliage(pen: Pen, z: float, masses: list[Mass], colour: Colour, key: int) ->
     """Draw masses of leaves in the upright plane at `z`, with as many blobs as their size in the picture deserves."""
     centre = np.array(masses)
     extent = float(centre[:, 2:].max()) * 2
+    if not _in_picture(pen, z, centre):
+        return
     size_px = pen.pixels(extent, z)
     count = int(min(_MOST_BLOBS, max(4, size_px * 0.9)))
     each = np.resize(np.arange(len(masses)), count)
@@ -64,6 +67,14 @@ def foliage(pen: Pen, z: float, masses: list[Mass], colour: Colour, key: int) ->
     points[:, :, 2] = z
     bright = (light.ambient + light.direct * 0.6) * np.clip(0.86 + 0.75 * shade[order], 0.35, 1.5)
     pen.solid.polygons(points, bright[:, None] * np.asarray(pen.lit(colour, 1.0)), VEGETATION)
+
+
+def _in_picture(pen: Pen, z: float, centre: NDArray[np.float64]) -> bool:
+    """Whether any blob of the masses `[M, 4]` may show: they reach less than twice the half-axes."""
+    if z - pen.camera.z_m <= NEAR_M:
+        return False
+    reach = 2.0 * centre[:, 2]
+    return pen.camera.sees(float((centre[:, 0] - reach).min()), float((centre[:, 0] + reach).max()), z, z)
 
 
 def tree(pen: Pen, x: float, z: float, height: float, key: int) -> None:

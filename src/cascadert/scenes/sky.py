@@ -13,6 +13,7 @@ from cascadert.scenes.camera import FAR_M, Camera
 from cascadert.scenes.display import SMOOTH, DisplayList
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, mix
+from cascadert.scenes.scaling import repeated
 from cascadert.scenes.style import Style
 
 
@@ -46,7 +47,7 @@ def sky_background(style: Style, camera: Camera, scale: int) -> Image.Image:
     at_y = (far * 26 + style.seed * 29 % 256).astype(np.int64) & 255
     at_x = (aside * far * 26 + style.seed * 53 % 256).astype(np.int64) & 255
     cover = np.clip((noise[at_y, at_x] - 1.2 + 2.4 * light.clouds) * 0.75, 0, 1) * np.clip(up * 9, 0, 1)
-    body = np.asarray(mix(light.horizon, (1.0, 1.0, 1.0), 0.5)) * (0.97 - 0.10 * cover[:, :, None])
+    body = np.asarray(mix(light.horizon, (light.cloud_white,) * 3, 0.5)) * (0.97 - 0.10 * cover[:, :, None])
     mixed = sky * (1 - 0.85 * cover[:, :, None]) + body * 0.85 * cover[:, :, None]
     small = np.full((rows, columns, 4), SKY, dtype=np.uint8)
     small[:, :, :3] = np.clip(mixed * 255 + 0.5, 0, 255)
@@ -57,7 +58,8 @@ def sky_background(style: Style, camera: Camera, scale: int) -> Image.Image:
     canvas = Image.new("RGBX", (camera.width * scale, camera.height * scale), (*grey, ROAD))
     sky_rows = min(camera.height, int(camera.horizon_px) + 4)
     upper = image.crop((0, 0, camera.width, sky_rows))
-    canvas.paste(upper.resize((camera.width * scale, sky_rows * scale), Image.Resampling.NEAREST))
+    large = repeated(upper, scale)
+    canvas.paste(Image.frombuffer("RGBX", large.shape[::-1], large, "raw", "RGBX", 0, 1))
     return canvas
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
-from cascadert.scenes.furniture import big_sign, bollard, lamp, sign_post, traffic_light
+from cascadert.scenes.furniture import big_sign, bollard, lamp, lamp_size, sign_post, traffic_light
+from cascadert.scenes.identity import instance_id, of_side
 from cascadert.scenes.items import Item, item_at, vehicle_item
 from cascadert.scenes.lots import Lot, draw_lot, lot_extent
 from cascadert.scenes.pen import Pen
@@ -99,6 +100,20 @@ def _kerbside(style: Style, clutter: float, block: int, side: int) -> Iterator[I
         z, index = z + spacing * rng.uniform(0.9, 1.1), index + 1
 
 
+def lamps_near(style: Style, z: float) -> list[tuple[float, float, float]]:
+    """Where the street lamps near `z` shine from, also those out of the picture."""
+    height, reach = lamp_size(style.seed)
+    first, last = math.floor((z - 30) / BLOCK_M), math.floor((z + 150) / BLOCK_M)
+    lamps = []
+    for block in range(first, last + 1):
+        for side in (-1, 1):
+            for item in _kerbside(style, 0.0, block, side):
+                draw = item.draw
+                if isinstance(draw, partial) and draw.func is lamp:
+                    lamps.append((draw.keywords["x"] - side * (reach + 0.4), height + 0.3, draw.keywords["z"]))
+    return [place for place in lamps if z - 30 < place[2] < z + 150]
+
+
 def _parked(style: Style, block: int, side: int) -> Iterator[Item]:
     layout = style.layout
     if not (layout.parking_right if side > 0 else layout.parking_left):
@@ -112,9 +127,8 @@ def _parked(style: Style, block: int, side: int) -> Iterator[Item]:
         kind = rng.choices(("sedan", "hatch", "suv", "van", "lorry"), weights=(4, 4, 3, 1.2, 0.3))[0]
         length = SHAPES[kind].length
         if rng.random() < 0.25 + 0.5 * style.traffic:
-            yield vehicle_item(
-                kind, x + rng.uniform(-0.1, 0.1), z + length / 2, heading, f"parked.{block}.{side}.{index}"
-            )
+            key, identity = f"parked.{block}.{side}.{index}", instance_id("parked", block, of_side(side), index)
+            yield vehicle_item(kind, x + rng.uniform(-0.1, 0.1), z + length / 2, heading, key, identity)
         z, index = z + length + rng.uniform(0.7, 1.6), index + 1
 
 
@@ -131,7 +145,7 @@ def _groups(style: Style, clutter: float, block: int, side: int) -> Iterator[Ite
         for i in range(round(clutter * local.uniform(1, 6))):
             px, pz = local.uniform(kerb + side * 0.4, front - side * 0.5), z + local.gauss(0, 1.8)
             draw = partial(pedestrian, x=px, z=pz, key=f"{block}.{side}.{g}.{i}", speed_x=0.0, speed_z=0.0)
-            yield item_at(px, pz, draw)
+            yield item_at(px, pz, draw, instance=instance_id("waiting", block, of_side(side), g, i))
         yield from _rack(style, clutter, (block, side, g), z + local.uniform(3, 6))
         if local.random() < 0.5:
             for i in range(round(4 * clutter)):
@@ -153,7 +167,7 @@ def _rack(style: Style, clutter: float, where: tuple[int, int, int], z: float) -
     for i in range(round(clutter * local.uniform(1, 9))):
         bz = z + i * local.uniform(0.55, 0.75)
         draw = partial(wheels, x=x, z=bz, angle=angle + local.uniform(-0.15, 0.15), key=f"{block}.{side}.{g}.{i}")
-        yield item_at(x, bz, draw, 0.27)
+        yield item_at(x, bz, draw, 0.27, instance_id("rack", block, of_side(side), g, i))
 
 
 def _signals(style: Style, clutter: float, block: int) -> Iterator[Item]:

@@ -14,7 +14,13 @@ LOOKAHEAD_M = 190.0
 
 @dataclass(frozen=True)
 class Light:
-    """Time of day and weather. `sun` is a unit vector towards the sun, `haze_per_m` the extinction of the air."""
+    """Time of day and weather.
+
+    `sun` is a unit vector towards the sun, `haze_per_m` the extinction of the air, `clouds` how much of the sky they
+    cover and `cloud_white` how bright they are. `lamps` (0 to 1) is the strength of artificial light, by which colours
+    are relit where it is not 0; `dark` (0 to 1) what is missing of daylight; `rain` how hard it rains (0 to 1);
+    `dusk` whether the mood is that of dusk.
+    """
 
     zenith: Colour
     horizon: Colour
@@ -25,6 +31,22 @@ class Light:
     haze_per_m: float
     clouds: float
     shadow: float
+    cloud_white: float = 1.0
+    lamps: float = 0.0
+    dark: float = 0.0
+    rain: float = 0.0
+    dusk: bool = False
+    lamp_colour: Colour = (1.0, 0.93, 0.80)
+
+    @property
+    def lamps_on(self) -> bool:
+        """Whether lamps and windows shine."""
+        return self.lamps > 0 or self.tint[0] < 0.9
+
+    @property
+    def plain(self) -> bool:
+        """Whether daylight is all there is: neither rain nor light of lamps on other things."""
+        return self.lamps == 0 and self.rain == 0
 
     def on(self, x: float, y: float, z: float) -> float:
         """Brightness of a surface with normal (x, y, z)."""
@@ -94,7 +116,8 @@ class Style:
 
 
 # zenith, horizon, tint, ambient, direct, haze, clouds, shadow, how often
-_MOODS: tuple[tuple[Colour, Colour, Colour, float, float, float, float, float, float], ...] = (
+Mood = tuple[Colour, Colour, Colour, float, float, float, float, float, float]
+MOODS: tuple[Mood, ...] = (
     ((0.26, 0.47, 0.80), (0.74, 0.84, 0.94), (1.00, 0.99, 0.96), 0.56, 0.46, 0.0035, 0.45, 0.55, 4),  # clear
     ((0.62, 0.66, 0.71), (0.84, 0.86, 0.88), (0.95, 0.98, 1.01), 0.80, 0.10, 0.0060, 0.95, 0.88, 3),  # overcast
     ((0.40, 0.50, 0.72), (0.98, 0.82, 0.60), (1.08, 0.95, 0.78), 0.50, 0.55, 0.0055, 0.50, 0.50, 2),  # golden
@@ -109,8 +132,9 @@ _FACADES: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def _light(rng: random.Random) -> Light:
-    mood = rng.choices(_MOODS, weights=[m[-1] for m in _MOODS])[0]
+def light_of(rng: random.Random, moods: tuple[Mood, ...] = MOODS) -> Light:
+    """Return one of `moods`, varied."""
+    mood = rng.choices(moods, weights=[m[-1] for m in moods])[0]
     zenith, horizon, tint, ambient, direct, haze, clouds, shadow, _ = mood
     azimuth, elevation = rng.uniform(-math.pi, math.pi), rng.uniform(0.35, 1.0)
     sun = (
@@ -128,6 +152,7 @@ def _light(rng: random.Random) -> Light:
         haze_per_m=haze * rng.uniform(0.6, 1.4),
         clouds=min(1.0, clouds * rng.uniform(0.4, 1.3)),
         shadow=shadow * rng.uniform(0.9, 1.1),
+        dusk=mood == MOODS[-1],
     )
 
 
@@ -159,7 +184,7 @@ def _layout(rng: random.Random) -> Layout:
 def style_of(seed: int) -> Style:
     """Return the look of street `seed`."""
     rng = keyed(seed, "style")
-    light = _light(rng)
+    light = light_of(rng)
     grey = rng.uniform(0.30, 0.47)
     return Style(
         seed=seed,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cascadert.classes import BUS, CAR, TRAIN, TRUCK
-from cascadert.scenes.display import Colour, Point, unit_circle
+from cascadert.scenes.display import LIT, Colour, Point, unit_circle
 from cascadert.scenes.pen import Pen
 from cascadert.scenes.rng import keyed, mix, vary
 
@@ -152,7 +152,7 @@ def draw_vehicle(pen: Pen, kind: str, x: float, z: float, heading: int, key: str
     z0, z1 = z - shape.length / 2, z + shape.length / 2
     pen.cast_shadow(x - half, x + half, z0, z1, shape.outline[len(shape.outline) // 2][1])
     pen.contact_shadow(x - half - 0.12, x + half + 0.12, z0 - 0.15, z1 + 0.15)
-    body = _Body(pen, shape, x, z, heading, paint, rng)
+    body = _Body(pen, shape, x, z, heading, paint, rng, parked=key.startswith("parked"))
     body.draw()
 
 
@@ -160,7 +160,15 @@ class _Body:
     """One vehicle while it is drawn."""
 
     def __init__(
-        self, pen: Pen, shape: Shape, x: float, z: float, heading: int, paint: Colour, rng: random.Random
+        self,
+        pen: Pen,
+        shape: Shape,
+        x: float,
+        z: float,
+        heading: int,
+        paint: Colour,
+        rng: random.Random,
+        parked: bool,
     ) -> None:
         self.pen, self.shape, self.heading, self.paint, self.rng = pen, shape, heading, paint, rng
         self.x0, self.x1 = x - shape.width / 2, x + shape.width / 2
@@ -168,6 +176,13 @@ class _Body:
         self.detail = pen.pixels(shape.width, z - shape.length / 2) > 9
         light = pen.style.light
         self.glass = mix(_GLASS, mix(light.horizon, light.zenith, 0.4), 0.28)
+        self.parked = parked
+        self.pane_label = shape.label
+        if light.lamps and shape.label in (BUS, TRAIN):
+            self.glass, self.pane_label = (
+                mix(self.glass, (0.95, 0.90, 0.72), 0.35 + 0.4 * light.lamps),
+                shape.label | LIT,
+            )
 
     def z(self, along: float) -> float:
         """World z of a point `along` metres from the rear."""
@@ -175,7 +190,7 @@ class _Body:
 
     def draw(self) -> None:
         """Draw far faces, then near faces, then the visible side."""
-        camera = self.pen.camera
+        camera, pen_light = self.pen.camera, self.pen.style.light
         edges = list(zip(self.shape.outline, self.shape.outline[1:], self.shape.parts, strict=False))
         low, high = self.shape.outline[0][1], min(p[1] for p in self.shape.outline)
         near = min(self.z(0), self.z(self.shape.length))
@@ -189,6 +204,8 @@ class _Body:
             self._side(near_side)
         if self.detail:
             self._end()
+        elif pen_light.lamps and not self.parked:
+            self._far_lights()
 
     def _edge(self, start: tuple[float, float], end: tuple[float, float], part: str) -> None:
         along, up = end[0] - start[0], end[1] - start[1]
@@ -204,7 +221,7 @@ class _Body:
         self.pen.solid.polygon(self._span(start, end, 0.0), body, label)
         if part == "g":
             gloss = mix(self.glass, self.pen.style.light.horizon, 0.2 * max(0.0, normal[1]))
-            self.pen.solid.polygon(self._span(start, end, 0.09), gloss, label)
+            self.pen.solid.polygon(self._span(start, end, 0.09), gloss, self.pane_label)
 
     def _span(self, start: tuple[float, float], end: tuple[float, float], inset: float) -> tuple[Point, ...]:
         za, zb = self.z(start[0]), self.z(end[0])
@@ -229,7 +246,7 @@ class _Body:
         pen.solid.polygon(on_side(shape.outline), body, label)
         if not self.detail:
             for pane in shape.panes[:2]:
-                pen.solid.polygon(on_side(pane), self.glass, label)
+                pen.solid.polygon(on_side(pane), self.glass, self.pane_label)
             return
         low, end = shape.outline[0][1], shape.length
         middle = low + 0.45 * (shape.belt - low)
@@ -237,9 +254,9 @@ class _Body:
             band = ((0.0, low), (0.0, top), (end, top), (end, low))
             pen.solid.polygon(on_side(band), mix(body, (0.04, 0.04, 0.05), share), label)
         for pane in shape.panes:
-            pen.solid.polygon(on_side(pane), self.glass, label)
+            pen.solid.polygon(on_side(pane), self.glass, self.pane_label)
             low_half = tuple((a, y if y < shape.belt * 1.25 else y - 0.5 * (y - pane[0][1])) for a, y in pane)
-            pen.solid.polygon(on_side(low_half), mix(self.glass, (0, 0, 0), 0.3), label)
+            pen.solid.polygon(on_side(low_half), mix(self.glass, (0, 0, 0), 0.3), self.pane_label)
         if label == CAR:
             self._doors(x, normal, body)
         for wheel in shape.wheels:
@@ -272,6 +289,25 @@ class _Body:
                 label,
             )
 
+    def _lamp_colour(self) -> tuple[Colour, int]:
+        """Colour of the lights at the end that faces the camera, and the flag of what shines."""
+        pen, light, shining = self.pen, self.pen.style.light, 0 if self.parked else LIT
+        if light.lamps and self.parked:
+            return ((0.40, 0.05, 0.05) if self.heading > 0 else (0.6, 0.6, 0.6)), 0
+        if self.heading > 0:
+            braking = keyed(pen.style.seed, "brake", int(pen.time_s), round(self.x0)).random() < 0.3
+            dim = (0.95, 0.08, 0.06) if light.lamps else (0.62, 0.05, 0.05)
+            return ((1.3, 0.1, 0.06) if braking else dim), shining
+        return ((1.4, 1.35, 1.2) if light.lamps_on else (0.86, 0.87, 0.85)), shining
+
+    def _far_lights(self) -> None:
+        """The lights of a vehicle of a few pixels, within its outline."""
+        colour, shining = self._lamp_colour()
+        z, wide = self.z(0.0 if self.heading > 0 else self.shape.length), self.x1 - self.x0
+        low = self.shape.outline[0][1] if self.heading > 0 else self.shape.outline[-1][1]
+        for x in (self.x0 + 0.05 * wide, self.x1 - 0.25 * wide):
+            self.pen.solid.box_face(x, x + 0.2 * wide, low + 0.05, low + 0.28, z, colour, self.shape.label | shining)
+
     def _end(self) -> None:
         """Lights, bumper and number plate of the end that faces the camera."""
         pen, shape = self.pen, self.shape
@@ -283,12 +319,8 @@ class _Body:
         label, wide = shape.label, self.x1 - self.x0
         pen.solid.box_face(self.x0, self.x1, low, low + 0.16, z, mix(pen.lit(self.paint, 0.5), _TYRE, 0.6), label)
         for x in (self.x0 + 0.16, self.x1 - 0.16 - 0.12 * wide):
-            if self.heading > 0:
-                braking = keyed(pen.style.seed, "brake", int(pen.time_s), round(self.x0)).random() < 0.3
-                colour = (1.3, 0.1, 0.06) if braking else (0.62, 0.05, 0.05)
-            else:
-                colour = (1.4, 1.35, 1.2) if pen.style.light.tint[0] < 0.9 else (0.86, 0.87, 0.85)
-            pen.solid.box_face(x, x + 0.12 * wide, top - 0.24, top - 0.08, z, colour, label)
+            colour, shining = self._lamp_colour()
+            pen.solid.box_face(x, x + 0.12 * wide, top - 0.24, top - 0.08, z, colour, label | shining)
         middle = (self.x0 + self.x1) / 2
         pen.solid.box_face(
             middle - 0.26, middle + 0.26, low + 0.24, low + 0.36, z, pen.lit((0.9, 0.9, 0.86), 0.9), label
