@@ -7,6 +7,7 @@ import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,16 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from cascadert.classes import CAMVID, CITYSCAPES
-from cascadert.scenes import Scene, SceneOptions, render
+from cascadert.scenes import Scene, Split, frame_of_split
 
 IGNORE = 255
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-SCENE_OPTIONS = SceneOptions(height=384, width=768)
-# Far from 0, so that demos and tests, which use small seeds, show streets that no network was trained on.
-SCENE_SEEDS = {"train": 100_000, "val": 200_000}
-
 
 @dataclass(frozen=True)
 class Data:
@@ -65,7 +61,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("camvid", "enet"): Recipe(scale=0.6, crop=(216, 288)),
     ("camvid", "pspnet-small"): Recipe(scale=1.0, crop=(256, 256), overhang=68, block=120, halo=68),
     ("scenes", "enet"): Recipe(scale=0.5, crop=(192, 256)),
-    ("scenes", "pspnet-small"): Recipe(scale=1.0, crop=(192, 192), overhang=48, block=96, halo=48),
+    ("scenes", "pspnet-small"): Recipe(scale=1.0, crop=(192, 192), overhang=48, block=128, halo=32),
 }
 
 
@@ -80,17 +76,18 @@ def load_camvid(root: Path, split: str) -> Data:
     return Data(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)))
 
 
-def _street(seed: int) -> Scene:
-    return render(seed, index=seed * 37 % 450, options=SCENE_OPTIONS)
+def _street(place: tuple[Split, int]) -> Scene:
+    split, index = place
+    return frame_of_split(split, index).render()
 
 
-def load_scenes(split: str, frames: int, cache: Path) -> Data:
+def load_scenes(split: Split, frames: int, cache: Path) -> Data:
     """Renders one frame of each of ``frames`` streets, in all processes; keeps them in ``cache`` as .npy."""
     paths = [cache / f"{split}-{frames}-{kind}.npy" for kind in ("images", "labels")]
     if not all(path.exists() for path in paths):
-        seeds = range(SCENE_SEEDS[split], SCENE_SEEDS[split] + frames)
+        places = [(split, index) for index in range(frames)]
         with ProcessPoolExecutor() as pool:
-            streets = list(track(pool.map(_street, seeds, chunksize=8), f"render {split}", frames))
+            streets = list(track(pool.map(_street, places, chunksize=8), f"render {split}", frames))
         cache.mkdir(parents=True, exist_ok=True)
         for path, arrays in zip(paths, zip(*((s.image, s.labels) for s in streets), strict=True), strict=True):
             np.save(path, np.stack(arrays))
@@ -106,8 +103,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/scenes"), help="folder for rendered scenes")
 
 
-def load(options: argparse.Namespace, split: str) -> tuple[Data, tuple[str, ...]]:
-    """Frames of ``split`` (train or val) and class names."""
+def load(options: argparse.Namespace, split: Literal["train", "val"]) -> tuple[Data, tuple[str, ...]]:
+    """Frames of ``split`` and class names."""
     if options.data == "scenes":
         frames = options.frames[("train", "val").index(split)]
         return load_scenes(split, frames, options.cache), CITYSCAPES.names
