@@ -78,11 +78,11 @@ class EvaluationTally:
             for camera, views in enumerate(zip(fast, accurate, truth, strict=True))
             for block in better_blocks(*views, grid)
         ]
-        return OracleChoice(tuple(chosen), _refine_cameras(fast, accurate, chosen, grid))
+        return OracleChoice(tuple(chosen), refine_cameras(fast, accurate, chosen, grid))
 
     def _add_random(self, fast: Labels, accurate: Labels, truth: Labels, n: int) -> None:
         chosen = self._rng.choice(self._cameras * self._random_grid.size, n, replace=False).tolist()
-        self._random.add(_refine_cameras(fast, accurate, chosen, self._random_grid), truth, [n])
+        self._random.add(refine_cameras(fast, accurate, chosen, self._random_grid), truth, [n])
 
 
 def decision_grid(manifest: BundleManifest, stage: StageEntry) -> Grid:
@@ -100,7 +100,7 @@ def _decides_between(stage: StageEntry, faster: str, better: str) -> bool:
     return stage.select is not None and (stage.select.producer, stage.name) == (faster, better)
 
 
-def _refine_cameras(fast: Labels, accurate: Labels, blocks: Iterable[int], grid: Grid) -> Labels:
+def refine_cameras(fast: Labels, accurate: Labels, blocks: Iterable[int], grid: Grid) -> Labels:
     """Refine blocks that count through the cameras; labels uint8 `[N, H, W]`."""
     of_camera: list[list[int]] = [[] for _ in fast]
     for block in blocks:

@@ -120,13 +120,16 @@ class PlannedExits:
     plan: ExitPlan | None
 
 
-def plan_exits(found: ExitMeasurement, objective: Fastest | Best | None, *, serial: bool = False) -> PlannedExits:
+def plan_exits(
+    found: ExitMeasurement, objective: Fastest | Best | None, *, serial: bool = False, plan: ExitPlan | None = None
+) -> PlannedExits:
     """Search exits and thresholds on three images of four, and judge on the others.
 
     Args:
         found: what was measured.
         objective: what to look for beside all plans that no other beats.
         serial: take stages to run one after the other, also where the bundle has them speculate.
+        plan: one that was found otherwise, to report in place of what the objective finds.
 
     Raises:
         InvalidRequest: too few images, or no plan is within the bound.
@@ -135,7 +138,8 @@ def plan_exits(found: ExitMeasurement, objective: Fastest | Best | None, *, seri
         remedy = f"give {2 * HELD_OUT} or more: every {HELD_OUT}th judges"
         raise InvalidRequest("exits", f"were measured on {found.images} image(s)", remedy)
     searched = _Searched(found, speculative=not serial and all(one.speculative for one in found.exits[1:]))
-    plan = None if objective is None else searched.best(objective)
+    if objective is not None:
+        plan = searched.best(objective)
     report = ExitReport(
         name=found.manifest.spec.name,
         images=found.images,

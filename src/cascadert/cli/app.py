@@ -63,6 +63,9 @@ _EXAMPLES = {
         "cascadert calibrate demo/bundle --images demo/frames -o calibrated",
         "cascadert calibrate bundle --images frames --labels labels -o calibrated",
         "cascadert calibrate bundle --images clip.mp4 --int8 none -o out",
+        "cascadert calibrate bundle --images frames --labels labels --max-drop 0.5 -o tuned --html tuned.html",
+        "cascadert calibrate bundle --images frames --labels labels --target-ms 40 --precision fp32,int8-cpu -o tuned",
+        "cascadert calibrate bundle --images frames --labels labels --target-fps 25 --block 64,96 --halo 0,32 -o tuned",
     ],
     "evaluate": [
         "cascadert evaluate street.bundle --images val/images --labels val/labels --html evaluation.html",

@@ -17,6 +17,20 @@ from rich.table import Column, Table
 from cascadert.cli.calibration_tables import print_thetas, show_sqnr
 from cascadert.cli.compile import BundlePath
 from cascadert.cli.console import Force, Json, needs, out, print_json, tracking
+from cascadert.cli.tuning import (
+    Block,
+    Halo,
+    MaxDrop,
+    Precision,
+    Profile,
+    Spec,
+    TargetFps,
+    TargetMs,
+    Wanted,
+    command,
+    origin_of,
+)
+from cascadert.cli.tuning_tables import print_tuning
 from cascadert.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -25,6 +39,7 @@ if TYPE_CHECKING:
     from cascadert.calibration.judge import Found
     from cascadert.calibration.refit import Recording
     from cascadert.calibration.stage_plans import DialectPlan
+    from cascadert.calibration.tuning_report import TuningReport
     from cascadert.precision import Int8Dialect
 
 _DIALECTS: dict[str, tuple[Int8Dialect, ...]] = {
@@ -69,7 +84,20 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of the choice of blocks.")] = 0,
     glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder to take.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots and pictures.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page with plots and pictures; with labels also curves of quality and cost."
+        ),
+    ] = None,
+    max_drop: MaxDrop = None,
+    target_ms: TargetMs = None,
+    target_fps: TargetFps = None,
+    precision: Precision = None,
+    block: Block = None,
+    halo: Halo = None,
+    spec: Spec = None,
+    profile: Profile = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +108,12 @@ def calibrate(
     what each precision costs in labels and in the blocks that are refined;
     fails (exit code 1) if that is beyond the limits of the parity gate.
 
-    Python: cascadert.calibration.calibrate.calibrate
+    With a goal (--max-drop, --target-ms or --target-fps) it first tunes: theta,
+    and with --block, --halo and --precision also these, are chosen by curves of
+    quality and cost over labelled frames, and judged on the held-out ones. Of a
+    network with exits it plans these, as exits does.
+
+    Python: cascadert.calibration.calibrate.calibrate, and .tuning.tune
     """
     with needs("export,cpu", "cascadert calibrate"):
         from cascadert.artefacts import check_output
@@ -89,16 +122,21 @@ def calibrate(
         from cascadert.calibration.calibrate import calibrate as run
         from cascadert.calibration.page import check_page
         from cascadert.calibration.samples import SampleOptions
+        from cascadert.calibration.tuning import is_exit_chain, tune, why_not
         from cascadert.precision import CALIBRATORS
 
     if count < 2 * HELD_OUT:
         found = f"is too few, since every {HELD_OUT}th frame judges and does not calibrate"
         raise InvalidRequest(f"--count {count}", found, f"give at least {2 * HELD_OUT}")
+    wanted = Wanted(max_drop, target_ms, target_fps, precision, block, halo, spec, profile)
+    tuning = wanted.options(labelled=bool(labels), page=html is not None, threads=threads)
     check_output(output, [BUNDLE_FILE], replace=force)
     if html is not None:
         check_page(html)
     started = time.monotonic()
     opened = read_bundle(bundle)
+    if tuning is not None and not wanted.asked and not is_exit_chain(opened.manifest) and why_not(opened.manifest):
+        tuning = None  # a page was asked for, not curves
     options = CalibrateOptions(
         source=", ".join(map(str, images)),
         samples=SampleOptions(frames=count, blocks=blocks, weighting=weighting, seed=seed, threads=threads),
@@ -109,13 +147,20 @@ def calibrate(
     )
     with tracking(f"calibrating {bundle}", quiet=as_json, counted=False) as tracker:
         recording = _read(opened, images, labels or [], glob, count)
-        calibrated = run(opened, recording, output, options, tracker.say)
+        report = None
+        if tuning is None:
+            calibrated = run(opened, recording, output, options, tracker.say)
+        else:
+            tuned = tune(opened, recording, output, tuning, options, tracker.say)
+            calibrated, report = tuned.calibrated, tuned.report
     if html is not None:
-        _write_page(html, calibrated, images, labels or [])
+        _write_pages(html, calibrated, report, images, labels or [])
     seconds = time.monotonic() - started
     if as_json:
-        print_json(json.dumps({**_as_json(calibrated), "seconds": seconds}, indent=1))
+        print_json(json.dumps({**_as_json(calibrated, report), "seconds": seconds}, indent=1))
     else:
+        if report is not None:
+            print_tuning(report)
         _print(calibrated)
         out.print(f"wrote {calibrated.bundle.path} after {show_duration(seconds)}", soft_wrap=True)
     calibrated.report.check()
@@ -133,17 +178,24 @@ def _read(bundle: Bundle, images: list[Path], labels: list[Path], glob: str | No
     return Recording([planes for planes, _ in pairs], truths if labels else None)
 
 
-def _write_page(html: Path, calibrated: Calibrated, images: list[Path], labels: list[Path]) -> None:
+def _write_pages(
+    html: Path, calibrated: Calibrated, report: TuningReport | None, images: list[Path], labels: list[Path]
+) -> None:
+    """Write the page of precisions; where there are curves, beside the page of these."""
     from cascadert.calibration.page import Origin
     from cascadert.calibration.report import write_page
+    from cascadert.calibration.tuning_page import write_tuning_page
     from cascadert.jetson.machine import machine, versions
 
+    page = html
+    if report is not None:
+        page = html.with_name(f"{html.stem}-precisions{html.suffix}")
+        write_tuning_page(html, report, origin_of(calibrated.bundle, report.frames, images, labels), page.name)
     frames = f"{calibrated.report.frames} held-out frames of {', '.join(map(str, images))}"
     if labels:
         frames += f", labels of {', '.join(map(str, labels))}"
-    command = f"cascadert calibrate ... -o {calibrated.bundle.path} --html {html}"
-    origin = Origin(str(calibrated.bundle.path), frames, command, versions(("onnxruntime", "onnx", "numpy")), machine())
-    write_page(html, calibrated.report, origin)
+    packages = versions(("onnxruntime", "onnx", "numpy"))
+    write_page(page, calibrated.report, Origin(str(calibrated.bundle.path), frames, command(), packages, machine()))
 
 
 def _print(calibrated: Calibrated) -> None:
@@ -199,7 +251,7 @@ def _cells(found: Found) -> tuple[str, str, str]:
     return show_sqnr(found.sqnr_db), f"{100 * found.agreement:.2f}", error
 
 
-def _as_json(calibrated: Calibrated) -> dict[str, Any]:
+def _as_json(calibrated: Calibrated, report: TuningReport | None) -> dict[str, Any]:
     def found(value: Found) -> dict[str, Any]:
         sqnr_db = value.sqnr_db if math.isfinite(value.sqnr_db) else None  # JSON has no other word for it
         return {"sqnr_db": sqnr_db, "agreement": value.agreement, "score_error": value.score_error}
@@ -218,9 +270,17 @@ def _as_json(calibrated: Calibrated) -> dict[str, Any]:
     }
     thetas = {s.name: s.select.thetas for s in calibrated.bundle.manifest.stages if s.select is not None}
     return {
+        **({} if report is None else _tuning_json(report)),
         "path": str(calibrated.bundle.path),
         "int8": stages,
         "fp16_float32": {stage: dict(kept) for stage, kept in calibrated.fp16_keep.items()},
         "thetas": thetas,
         "parity": json.loads(calibrated.report.to_json()),
     }
+
+
+def _tuning_json(report: TuningReport) -> dict[str, Any]:
+    from cascadert.jetson.machine import machine, versions
+
+    made_by = {"command": command(), "machine": machine(), "versions": versions(("onnxruntime", "onnx", "numpy"))}
+    return {**made_by, "tuning": json.loads(report.to_json())}

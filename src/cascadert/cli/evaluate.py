@@ -175,15 +175,15 @@ def parse_stages(text: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def parse_pixels(option: str, text: str) -> tuple[int, ...]:
-    """Return the sizes of `64,128`.
+def parse_pixels(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+    """Return the sizes of `64,128`, each `least` or more.
 
     Raises:
         InvalidRequest: something that is no number of pixels.
     """
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if not (word.isdecimal() and int(word)):
+        if not (word.isdecimal() and int(word) >= least):
             raise InvalidRequest(f"{option} {text}", f"has '{word}'", "write numbers of pixels, separated by commas")
     return tuple(map(int, words))
 

@@ -60,7 +60,17 @@ def export_bundle(
     spec = load_spec(spec_path)
     if options.until is not None:
         spec = spec.until(options.until)
-    folder = spec_path.parent.resolve()
+    return export_spec(spec, spec_path.parent.resolve(), output, options, progress)
+
+
+def export_spec(
+    spec: CascadeSpec,
+    folder: Path,
+    output: Path,
+    options: ExportOptions = ExportOptions(),
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a specification that was read already; its paths count from `folder`. See `export_bundle`."""
     stages = make_stages(spec, load_networks(spec, folder, options.random_weights))
     entries: list[StageEntry] = []
     graphs: dict[str, Graph] = {}

@@ -116,23 +116,47 @@ def measure_profile(
         InvalidRequest: an overlapped pipeline, or no frame.
         ExecutionError: a stage failed.
     """
+    return measure_profiles([pipeline], frames, options, policies, progress)[0]
+
+
+def measure_profiles(
+    pipelines: Sequence[Pipeline], frames: Sequence[Planes], options: ProfileOptions = ProfileOptions(),
+    policies: Policies | None = None, progress: Progress | None = None,
+) -> list[Profile]:  # fmt: skip
+    """Measure several serial pipelines on the same frames, in turns: each measurement of all of them, then the next.
+
+    See `measure_profile`.
+    """
+    for pipeline in pipelines:
+        _check(pipeline, frames)
+    settings = [list(_all_settings(pipeline, options, policies or {})) for pipeline in pipelines]
+    shots: list[list[_Shot]] = [[] for _ in pipelines]
+    done, total = 0, (options.warm_up + options.repeats) * sum(map(len, settings))
+    for turn in range(options.warm_up + options.repeats):
+        for pipeline, wanted, taken in zip(pipelines, settings, shots, strict=True):
+            for setting, decided in wanted:
+                shot = _measure(pipeline, frames[turn % len(frames)], setting, decided)
+                if turn >= options.warm_up:
+                    taken.append(shot)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+    return [_profile(pipeline.plan, taken) for pipeline, taken in zip(pipelines, shots, strict=True)]
+
+
+def _all_settings(pipeline: Pipeline, options: ProfileOptions, policies: Policies) -> Iterator[tuple[Policies, bool]]:
+    """Yield the cascade's own decisions, and those that give each stage each n; and whether they are its own."""
+    yield _untimed(pipeline, policies), True
+    for setting in _settings(pipeline, options):
+        yield setting, False
+
+
+def _check(pipeline: Pipeline, frames: Sequence[Planes]) -> None:
     mode, deadline_ms = pipeline.options.mode, pipeline.options.deadline_ms
     if mode != "serial" or deadline_ms is not None or not frames:
         limit = "no deadline" if deadline_ms is None else f"a deadline of {deadline_ms:g} ms"
         found = f"was asked of {len(frames)} frame(s) with {limit} on a pipeline in {mode} mode"
         raise InvalidRequest("a profile", found, "give a serial pipeline without a deadline and at least one frame")
-    settings: list[tuple[Policies, bool]] = [(_untimed(pipeline, policies or {}), True)]
-    settings += [(setting, False) for setting in _settings(pipeline, options)]
-    shots = []
-    total = (options.warm_up + options.repeats) * len(settings)
-    for turn in range(options.warm_up + options.repeats):
-        for i, (setting, decided) in enumerate(settings):
-            shot = _measure(pipeline, frames[turn % len(frames)], setting, decided)
-            if turn >= options.warm_up:
-                shots.append(shot)
-            if progress is not None:
-                progress(turn * len(settings) + i + 1, total)
-    return _profile(pipeline.plan, shots)
 
 
 def profiling_options(manifest: BundleManifest, runtime: RuntimeOptions, cores: Sequence[int]) -> RuntimeOptions:

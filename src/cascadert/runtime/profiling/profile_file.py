@@ -16,6 +16,7 @@ from cascadert.runtime.profiling.report import BENCH_SCHEMA, WHOLE_FRAME
 PROFILE_SCHEMA = "cascadert-profile-1"
 _REMEDY = "measure one with `cascadert bench --save-profile FILE`"
 _TIMES_REMEDY = "measure with `cascadert bench --json > FILE`"
+_WHOLE = " on a whole frame"
 
 
 def profile_json(manifest: BundleManifest, device: str, costs: Mapping[str, StageCosts]) -> str:
@@ -47,22 +48,57 @@ def read_stage_ms(path: Path, manifest: BundleManifest) -> dict[str, float]:
     Raises:
         InvalidRequest: no such file, no report of a bench, one of another cascade, or a stage without such a time.
     """
+    found = {}
+    for stage, times in _measured(path, manifest, _WHOLE)["stage_ms"].items():
+        one = times.get(WHOLE_FRAME, times.get("1"))
+        if one is None:
+            raise _lacking(path, stage, _WHOLE)
+        found[stage] = one
+    return found
+
+
+def read_stage_times(
+    path: Path, manifest: BundleManifest
+) -> tuple[dict[str, dict[int | None, float]], dict[str, float]]:
+    """Read the times of every stage by n, none for a whole frame, and those of copies, from the report of a bench.
+
+    Raises:
+        InvalidRequest: no such file, no report of a bench, one of another cascade, or a stage without times.
+    """
+    data = _measured(path, manifest, "")
+    stages = {
+        stage: {None if n == WHOLE_FRAME else int(n): ms for n, ms in times.items()}
+        for stage, times in data["stage_ms"].items()
+    }
+    return stages, data["copy_ms"]
+
+
+def _measured(path: Path, manifest: BundleManifest, wanted: str) -> dict[str, dict[str, Any]]:
+    """Return "stage_ms", by stage and n, and "copy_ms" of a bench's report, both of plain numbers."""
     data = _read(path, _TIMES_REMEDY)
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != BENCH_SCHEMA:
         saved = "is a profile, which does not have the time of every stage"
         raise InvalidRequest(str(path), saved if schema == PROFILE_SCHEMA else "is no report of a bench", _TIMES_REMEDY)
     _check_name(path, data, manifest, _TIMES_REMEDY)
-    measured = data.get("stage_ms")
+    measured, copies = data.get("stage_ms"), data.get("copy_ms")
     found = {}
     for stage in manifest.stages:
         times = measured.get(stage.name) if isinstance(measured, dict) else None
-        one = times.get(WHOLE_FRAME, times.get("1")) if isinstance(times, dict) else None
-        if not isinstance(one, int | float) or one < 0:
-            lacking = f"has no time of stage '{stage.name}' on a whole frame"
-            raise InvalidRequest(f"{path}: stage_ms", lacking, _TIMES_REMEDY)
-        found[stage.name] = float(one)
-    return found
+        if not isinstance(times, dict) or not times or not all(map(_is_time, times.items())):
+            raise _lacking(path, stage.name, wanted)
+        found[stage.name] = {n: float(ms) for n, ms in times.items()}
+    known = isinstance(copies, dict) and all(isinstance(ms, int | float) for ms in copies.values())
+    return {"stage_ms": found, "copy_ms": dict(copies) if known and isinstance(copies, dict) else {}}
+
+
+def _is_time(item: tuple[str, Any]) -> bool:
+    n, ms = item
+    return (n == WHOLE_FRAME or n.isdecimal()) and isinstance(ms, int | float) and ms >= 0
+
+
+def _lacking(path: Path, stage: str, where: str) -> InvalidRequest:
+    return InvalidRequest(f"{path}: stage_ms", f"has no time of stage '{stage}'{where}", _TIMES_REMEDY)
 
 
 def _read(path: Path, remedy: str) -> Any:
