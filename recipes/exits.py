@@ -1,119 +1,111 @@
-"""Trains a network with exits end to end on CamVid: all segments and heads together (paper 004, first stage).
+"""Trains a network with exits in two stages (paper 004), on CamVid or on scenes.
 
-    python recipes/exits.py examples/camvid/multi-exit.toml --root CAMVID -o examples/camvid/weights
+    python recipes/exits.py --data camvid --root CAMVID --stage 1 -o out/exits
+    python recipes/exits.py --data camvid --root CAMVID --stage 2 --loss pfd --init out/exits/multi_exit.safetensors \
+        -o examples/camvid/weights
 
-The network is the one of the specification's [[networks]]. Exit i joins in every i-th batch, the final one in all of
-them ("round-robin exit dropping"), so that no single head shapes the backbone.
+Stage 1 trains everything together. Exit i joins in every i-th batch, the final one in all of them ("round-robin exit
+dropping"), so that no single head shapes the backbone. Stage 2 freezes the backbone and the final exit and trains the
+heads before it, with what the final exit knows (`--loss pfd`). The network is the one of the specification's
+[[networks]]. Writes multi_exit.safetensors and multi_exit.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from measure import evaluate, resize
-from safetensors.torch import load_file
-from street_data import IGNORE, Data, Recipe, batches, class_weights, load_camvid
-from torch import Tensor
-from torch.nn import functional
-from train import make_optimizer, save, schedule
+from distillation import LOSSES
+from exit_stages import build, recipe_of, train_distilled, train_together
+from files import load_weights, save_weights, write_json
+from measure import evaluate
+from street_data import Data, Recipe, add_data_arguments, load
+from trainer import add_training_arguments, command_line, training_options
 
 from cascadert.export.macs import count_macs, count_parameters
 from cascadert.export.models.multi_exit import MultiExit
-from cascadert.export.networks import build_network
-from cascadert.spec import CascadeSpec, load_spec
+from cascadert.spec import load_spec
 
-BATCH, LEARNING_RATE = 8, 3e-3
-
-
-def recipe_of(spec: CascadeSpec) -> Recipe:
-    """Crops as large as what the first stage sees of a frame."""
-    first = spec.stages[0]
-    return Recipe(first.scale, spec.network_input_size(first), batch=BATCH, learning_rate=LEARNING_RATE)
+EXAMPLES = Path(__file__).parents[1] / "examples"
+STEPS = {1: 3000, 2: 600}
 
 
-def round_robin(losses: list[Tensor], batch: int) -> Tensor:
-    """Sum of the losses that count in a batch: of the last exit always, of exit i (from 1) in every i-th batch."""
-    *early, final = losses
-    return sum((loss for i, loss in enumerate(early, start=1) if batch % i == 0), start=final)
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a network with exits.")
+    add_data_arguments(parser)
+    parser.add_argument("--spec", type=Path, help="specification with one network (examples/DATA/multi-exit.toml)")
+    parser.add_argument("--stage", type=int, choices=(1, 2), required=True, help="1: all together, 2: heads alone")
+    parser.add_argument("--loss", choices=LOSSES, default="pfd", help="of stage 2 (%(default)s)")
+    parser.add_argument("--init", type=Path, help="weights (safetensors) to start from; stage 2 needs those of stage 1")
+    add_training_arguments(parser, 0)
+    options = parser.parse_args(arguments)
+    options.steps = options.steps or STEPS[options.stage]
+    options.spec = options.spec or EXAMPLES / options.data / "multi-exit.toml"
+    if options.stage == 2 and options.init is None:
+        parser.error("--stage 2 trains heads on a trained backbone: give --init, weights that --stage 1 wrote")
+    return options
 
 
-def fit(network: MultiExit, data: Data, recipe: Recipe, classes: int, minutes: float, steps: int | None) -> list[float]:
-    """Train in place until time or steps are used up; return the final exit's loss of every step."""
-    weights = class_weights(data.labels, classes, recipe.balance)
-    network.to(memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
-    optimizer, losses, start = make_optimizer(network, recipe), list[float](), time.monotonic()
-    for pixels, labels in batches(data, recipe, np.random.default_rng(0)):
-        elapsed_minutes = (time.monotonic() - start) / 60
-        progress = max(elapsed_minutes / minutes, len(losses) / steps if steps else 0.0)
-        if progress >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * schedule(len(losses), progress)
-        with torch.autocast("cpu", torch.bfloat16):
-            answers = network(pixels.to(memory_format=torch.channels_last))
-        each = [
-            functional.cross_entropy(resize(logits, recipe.crop), labels, weights, ignore_index=IGNORE)
-            for logits in answers
-        ]
-        optimizer.zero_grad()
-        round_robin(each, len(losses)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(each[-1].item())
-        if len(losses) % 50 == 0:
-            print(f"step {len(losses):5d}  {elapsed_minutes:5.1f} min  loss {sum(losses[-50:]) / 50:.4f}", flush=True)
-    return losses
+def _log_beside(weights: Path | None) -> dict[str, Any] | None:
+    """What is known of the weights that a run started from: how they were made, and what they gave."""
+    log = None if weights is None else weights.with_suffix(".json")
+    if log is None or not log.exists():
+        return None
+    kept = ("command", "stage", "seed", "minutes", "steps", "epochs", "val_miou_by_exit", "before")
+    return {name: value for name, value in json.loads(log.read_text()).items() if name in kept}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train a network with exits.")
-    parser.add_argument("spec", type=Path, help="specification with one network in [[networks]]")
-    parser.add_argument("--root", type=Path, required=True, help="CamVid folder with images/ and labels/")
-    parser.add_argument("--minutes", type=float, default=10.0, help="time limit; sets the schedule")
-    parser.add_argument("--steps", type=int, help="stop after so many steps, if that is earlier")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for weights and log")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    spec = load_spec(options.spec)
-    train, val = (load_camvid(options.root, split) for split in ("train", "val"))
-    recipe, names = recipe_of(spec), spec.classes.names
-    network = build_network("network", spec.networks[0], options.spec.parent)
-    assert isinstance(network, MultiExit)
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / "multi_exit.safetensors"
+    options = parse(arguments)
+    spec, training = load_spec(options.spec), training_options(options, "multi_exit")
+    (frames, _), (val, _) = load(options, "train"), load(options, "val")
+    names = spec.classes.names
+    network, recipe = build(spec, options.spec.parent), recipe_of(spec)
+    if options.init:
+        load_weights(network, options.init)
+    if options.stage == 1:
+        trained = train_together(network, frames, recipe, len(names), training)
+    else:
+        trained = train_distilled(network, options.loss, frames, recipe, len(names), training)
+    if not trained.done:
+        print(f"{len(trained.losses)} of {options.steps} steps are done: the same command goes on")
+        return
+    path, before = options.output / "multi_exit.safetensors", _log_beside(options.init)
+    save_weights(network, path)
+    load_weights(network, path)  # measure the file that ships, rounding included
+    log: dict[str, Any] = {
+        "command": command_line(arguments),
+        "stage": options.stage,
+        "loss": options.loss if options.stage == 2 else "ce",
+        "seed": options.seed,
+        "recipe": asdict(recipe),
+        "device": f"{options.device}, {options.threads} threads",
+        "torch": torch.__version__,
+        "minutes": round(trained.minutes, 1),
+        "steps": len(trained.losses),
+        "epochs": round(len(trained.losses) * recipe.batch / len(frames.images), 1),
+        "final_loss": round(trained.final_loss, 4),
+        **_measure(network.eval(), val, recipe, names, torch.device(options.device)),
+        **({} if before is None else {"before": before}),
+    }
+    write_json(path.with_suffix(".json"), log)
+    print(json.dumps(log, indent=2))
 
-    start = time.monotonic()
-    losses = fit(network, train, recipe, len(names), options.minutes, options.steps)
-    minutes = (time.monotonic() - start) / 60
-    save(network, path)
-    network.load_state_dict(load_file(path))  # measure the file that ships, rounding included
-    network.eval()
+
+def _measure(
+    network: MultiExit, val: Data, recipe: Recipe, names: tuple[str, ...], device: torch.device
+) -> dict[str, object]:
     exits = [network.budgeted(index) for index in range(len(network.exits))]
-    log = {
-        "command": shlex.join(["python", *sys.argv] if arguments is None else arguments),
+    return {
         "parameters": count_parameters(network),
         "macs_per_crop": [count_macs(each, (1, 3, *recipe.crop)) for each in exits],
-        "recipe": asdict(recipe),
-        "device": f"cpu, {options.threads} threads",
-        "torch": torch.__version__,
-        "minutes": round(minutes, 1),
-        "steps": len(losses),
-        "epochs": round(len(losses) * recipe.batch / len(train.images), 1),
-        "final_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
         "val_frames": len(val.images),
-        "val_miou_by_exit": [evaluate(each, val, recipe, names, torch.device("cpu"))["miou"] for each in exits],
+        "val_miou_by_exit": [evaluate(each, val, recipe, names, device)["miou"] for each in exits],
     }
-    path.with_suffix(".json").write_text(json.dumps(log, indent=2) + "\n")
-    print(json.dumps(log, indent=2))
 
 
 if __name__ == "__main__":

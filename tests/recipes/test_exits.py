@@ -1,16 +1,22 @@
-"""Training a network with exits on a few synthetic frames: every exit learns, and the file fits the specification."""
+"""Training a network with exits on a few synthetic frames, in two stages: what learns, what is frozen, what is left."""
 
 import json
 from pathlib import Path
+from typing import Any
 
+import exit_stages
 import exits
 import pytest
 import torch
+from distillation import LossKind
 from PIL import Image
 from safetensors.torch import load_file
 from street_data import Data, Recipe
+from torch import Tensor
+from trainer import Schedule, TrainOptions
 
-from cascadert.export.models.multi_exit import multi_exit
+from cascadert.export.models.multi_exit import MultiExit, multi_exit
+from cascadert.spec import load_spec
 
 SPEC = """
 name = "coloured"
@@ -35,6 +41,7 @@ part = "exits.0"
 input = "carried"
 reads = ["segment1.features"]
 """
+RECIPE = Recipe(scale=1.0, crop=(32, 32), batch=4)
 
 
 def coloured_frames(count: int) -> Data:
@@ -46,28 +53,18 @@ def coloured_frames(count: int) -> Data:
     return Data(colours[labels.long()], labels)
 
 
-def test_an_exit_counts_in_its_turn_and_the_last_one_always() -> None:
-    losses = [torch.tensor(value) for value in (1.0, 10.0, 100.0, 1000.0)]
-    sums = [float(exits.round_robin(losses, batch)) for batch in range(7)]
-    assert sums == [1111, 1001, 1011, 1101, 1011, 1001, 1111]
-
-
-def test_every_exit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.WARM_UP_STEPS", 5)
+def small_network() -> MultiExit:
     torch.manual_seed(0)
-    network = multi_exit(3, [{"point": 2}], backbone="resnet18", width=0.125)
-    recipe = Recipe(scale=1.0, crop=(32, 32), batch=4, learning_rate=1e-2)
-    before = {name: tensor.clone() for name, tensor in network.named_parameters()}
-    losses = exits.fit(network, coloured_frames(8), recipe, 3, minutes=5, steps=30)
-    assert len(losses) == 30
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    for name, tensor in network.named_parameters():
-        assert not torch.equal(tensor, before[name]), name
+    return multi_exit(3, [{"point": 2}], backbone="resnet18", width=0.125)
 
 
-def test_the_command_writes_weights_that_fit_and_what_it_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def state(network: MultiExit) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> Path:
+    """Three frames for each split, laid out as CamVid, and a specification beside them."""
     frames = coloured_frames(3)
     for split in ("train", "val"):
         for kind, pixels in (("images", frames.images), ("labels", frames.labels)):
@@ -75,13 +72,82 @@ def test_the_command_writes_weights_that_fit_and_what_it_measured(
             folder.mkdir(parents=True)
             for index, picture in enumerate(pixels):
                 Image.fromarray(picture.numpy()).save(folder / f"{index}.png")
-    spec = tmp_path / "spec.toml"
-    spec.write_text(SPEC)
-    arguments = [str(spec), "--root", str(tmp_path), "--steps", "3", "--threads", "1", "-o", str(tmp_path / "out")]
-    exits.main(arguments)
-    log = json.loads((tmp_path / "out" / "multi_exit.json").read_text())
-    assert log == json.loads(capsys.readouterr().out)
-    assert log["steps"] == 3
-    assert len(log["val_miou_by_exit"]) == len(log["macs_per_crop"]) == 2
-    network = multi_exit(3, [{"point": 2}], backbone="resnet18", width=0.125)
-    network.load_state_dict(load_file(tmp_path / "out" / "multi_exit.safetensors"), strict=True)
+    (tmp_path / "spec.toml").write_text(SPEC)
+    return tmp_path
+
+
+def run(camvid: Path, name: str, stage: int, *more: object) -> dict[str, Any]:
+    arguments = ["--data", "camvid", "--root", camvid, "--spec", camvid / "spec.toml", "--stage", stage, "--steps", 2,
+                 "--threads", 1, "-o", camvid / name, *more]  # fmt: skip
+    exits.main([str(one) for one in arguments])
+    log: dict[str, Any] = json.loads((camvid / name / "multi_exit.json").read_text())
+    return log
+
+
+def test_every_part_learns_in_stage_1() -> None:
+    network, options = small_network(), TrainOptions(Schedule(16, 1e-2, warm_up=3))
+    before = state(network)
+    trained = exit_stages.train_together(network, coloured_frames(8), RECIPE, 3, options)
+    assert len(trained.losses) == 16
+    assert sum(trained.losses[-4:]) < 0.9 * sum(trained.losses[:4])
+    for name, parameter in network.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("kind", ["ce", "kd", "pfd"])
+def test_only_heads_learn_in_stage_2(kind: LossKind) -> None:
+    network, options = small_network(), TrainOptions(Schedule(5, 1e-2, warm_up=1))
+    before = state(network)
+    trained = exit_stages.train_distilled(network, kind, coloured_frames(8), RECIPE, 3, options)
+    assert trained.losses[-1] < trained.losses[0]
+    for name, tensor in network.state_dict().items():  # batch-norm statistics are part of it
+        early = name.startswith("exits.0.")
+        assert torch.equal(tensor, before[name]) != early, name
+
+
+def test_losses_are_taken_at_every_second_pixel() -> None:
+    labels = torch.arange(24).view(1, 4, 6)
+    assert exit_stages.coarse(labels).tolist() == [[[7, 9, 11], [19, 21, 23]]]
+
+
+def test_crops_fit_what_the_network_sees() -> None:
+    seen = {
+        name: exit_stages.recipe_of(load_spec(exits.EXAMPLES / name / "multi-exit.toml"))
+        for name in ("camvid", "scenes")
+    }
+    assert {name: (recipe.scale, recipe.crop) for name, recipe in seen.items()} == {
+        "camvid": (0.5, (180, 240)),
+        "scenes": (0.5, (192, 256)),
+    }
+
+
+def test_two_commands_write_weights_that_fit_and_what_they_measured(
+    camvid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(camvid, "one", 1)
+    assert first == json.loads(capsys.readouterr().out)
+    assert (first["stage"], first["steps"]) == (1, 2)
+    assert len(first["val_miou_by_exit"]) == len(first["macs_per_crop"]) == 2
+    weights = camvid / "one" / "multi_exit.safetensors"
+    second = run(camvid, "two", 2, "--loss", "pfd", "--init", weights)
+    assert second["before"]["val_miou_by_exit"] == first["val_miou_by_exit"]
+    assert second["val_miou_by_exit"][-1] == first["val_miou_by_exit"][-1]
+    old, new = load_file(weights), load_file(camvid / "two" / "multi_exit.safetensors")
+    small_network().load_state_dict(new, strict=True)
+    frozen = [name for name in old if not name.startswith("exits.0.")]
+    assert all(torch.equal(old[name], new[name]) for name in frozen)
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+
+
+def test_stage_2_needs_weights(camvid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(camvid, "none", 2)
+    assert "--stage 2 trains heads on a trained backbone: give --init" in capsys.readouterr().err
+
+
+def test_a_network_without_exits_is_refused(camvid: Path) -> None:
+    spec = camvid / "spec.toml"
+    enet = SPEC.replace('"multi-exit"', '"enet"').replace(', backbone = "resnet18", width = 0.125, exits', ", x")
+    spec.write_text(enet.replace(", x = [{ point = 2 }]", ""))
+    with pytest.raises(SystemExit, match="coloured: its network has no exits"):
+        run(camvid, "none", 1)
