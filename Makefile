@@ -16,7 +16,7 @@ demo: $(STAMP)
 
 # Two processes with one thread each: many small graphs gain nothing from more threads.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --durations=20
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-README, DEMO, PICTURE = ROOT / "README.md", ROOT / "demo", ROOT / "docs" / "images" / "demo.jpg"
+README, DEMO, IMAGES = ROOT / "README.md", ROOT / "demo", ROOT / "docs" / "images"
 PICTURE_FRAME, PICTURE_WIDTH = 25, 1200
+SHEET_WIDTH, SHEET_SHARE = 1200, 1 / 2  # every other street is enough
 COMMANDS = (
     "cascadert export src/cascadert/jetson/specs/scenes.toml -o street.bundle",
     "cascadert parity street.bundle --frames demo/frames",
@@ -31,9 +33,9 @@ COMMANDS = (
 
 
 def main() -> None:
-    """Write the picture and the two blocks."""
+    """Write the pictures and the two blocks."""
     summary = json.loads((DEMO / "demo.json").read_text(encoding="utf-8"))["summary"]
-    write_picture()
+    write_pictures()
     text = README.read_text(encoding="utf-8")
     text = put(text, "commands", "```console\n" + "\n".join(transcript()) + "\n```")
     README.write_text(put(text, "demo", table(summary)), encoding="utf-8")
@@ -48,13 +50,16 @@ def put(text: str, name: str, content: str) -> str:
     return found
 
 
-def write_picture() -> None:
-    """Take one frame of the demo's video."""
+def write_pictures() -> None:
+    """Take one frame of the demo's video, and the first streets of its contact sheet."""
     with av.open(str(DEMO / "demo.mp4")) as video:
         frame = next(f for i, f in enumerate(video.decode(video=0)) if i == PICTURE_FRAME).to_image()
-    height = round(frame.height * PICTURE_WIDTH / frame.width)
-    PICTURE.parent.mkdir(exist_ok=True)
-    frame.resize((PICTURE_WIDTH, height)).save(PICTURE, quality=86, subsampling=0)
+    sheet = Image.open(DEMO / "contact_sheet.png").convert("RGB")
+    sheet = sheet.crop((0, 0, sheet.width, round(sheet.height * SHEET_SHARE)))
+    IMAGES.mkdir(exist_ok=True)
+    for picture, width, name in ((frame, PICTURE_WIDTH, "demo.jpg"), (sheet, SHEET_WIDTH, "contact_sheet.jpg")):
+        height = round(picture.height * width / picture.width)
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(IMAGES / name, quality=86, subsampling=0)
 
 
 def transcript() -> list[str]:

@@ -23,6 +23,7 @@ IGNORE = 255
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+
 @dataclass(frozen=True)
 class Data:
     """Frames uint8 ``[M, H, W, 3]`` and labels uint8 ``[M, H, W]`` (255 = ignore)."""
