@@ -169,7 +169,8 @@ def main() -> None:
         with LabelledFrames(bundle.spec, *folders, None) as source:
             frames: Frames = [(sample.planes, sample.truth) for sample in source.samples(arguments.limit)]
         report = plan_exits(measure_exits(bundle, frames, threads=1), Fastest(MAX_DROP)).report
-        middle = max(report.curve, key=lambda point: min(point.rates[0], point.rates[-1]))
+        half = (report.curve[0].macs + report.curve[-1].macs) / 2
+        middle = min(report.curve, key=lambda point: abs(point.macs - half))
         points = [report.curve[0], middle, report.curve[-1]]
         check_answers(bundle, frames, points, [row.name for row in report.exits])
         thresholds = [point.threshold for point in points]

@@ -188,7 +188,7 @@ def main() -> None:
     table = Table(*(name.replace("_", " ") for name in asdict(rows[0])), title=f"{spec.name}, {len(frames)} frames")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in asdict(row).values()))
-    Console().print(table)
+    Console(width=max(120, Console().width)).print(table)
     if options.output:
         content = {
             "command": shlex.join(["python", *sys.argv]),

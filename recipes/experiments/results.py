@@ -73,9 +73,9 @@ def _summary(results: list[dict[str, Any]]) -> str:
 def _section(result: dict[str, Any], path: Path) -> str:
     seeds = ", ".join(map(str, result["seeds"])) or "none: nothing is drawn"
     lines = [
-        f'<a id="{result["experiment"]}"></a>',
-        f"## {result['experiment'].upper()} {result['title']}",
+        f"## {result['experiment'].upper()}",
         "",
+        f"**{result['title']}.**",
         f"{result['data']}. Seeds: {seeds}. {result['minutes']} minutes. [Numbers]({path.name}).",
         "",
         f"    {result['command']}",

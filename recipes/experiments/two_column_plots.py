@@ -33,7 +33,9 @@ def plot_regions(
     top.set_xlabel("regions computed, of 12", fontsize=9)
     left.set_xlabel("million multiply-adds a frame")
     left.set_ylabel("points of mIoU over no region, ISCTF")
-    left.legend(frameon=False, fontsize=9, title="regions chosen by", alignment="left")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=9, title="chosen by:",
+                  title_fontsize=9, alignment="left")  # fmt: skip
     place = list(sweep).index(trained_for)
     values = {name: [seed["learned"][place] for seed in seeds] for name, seeds in curves.items()}
     _dots(styled(right, "y"), values, BLUE)

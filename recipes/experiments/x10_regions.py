@@ -133,4 +133,4 @@ def judge_cost(macs: list[int]) -> Finding:
     )
 
 
-EXPERIMENT = Experiment("x10", "Regions that a two-column network chose", "CamVid", run, minutes=(2, 20))
+EXPERIMENT = Experiment("x10", "Regions that a two-column network chose", "CamVid", run, minutes=(3, 20))
