@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run is kept. ``run`` says which one it is: seed and schedule."""
+    """Where a run is kept. ``run`` says which one it is: seed, schedule, settings."""
 
     path: Path
     run: str

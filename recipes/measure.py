@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure weights on all validation frames.")
     add_data_arguments(parser)
     parser.add_argument("--network", choices=("enet", "pspnet-small"), required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="safetensors that train.py wrote")
+    parser.add_argument("--weights", type=Path, required=True, help="safetensors that a recipe wrote")
     parser.add_argument("--scale", type=float, help="resize of the network's input, in place of the recipe's")
     parser.add_argument("--blocks", action="store_true", help="block by block with a halo, not the whole frame")
     parser.add_argument("--threads", type=int, default=2)

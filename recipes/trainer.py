@@ -54,6 +54,7 @@ class TrainOptions:
         checkpoint: safetensors file to go on from and to write every two minutes; removed when all steps are done.
         name: what the progress bar says.
         bfloat16: autocast of the module; losses are computed in float32 all the same.
+        settings: what else makes this run another one than the next: a checkpoint of other settings is refused.
     """
 
     schedule: Schedule
@@ -63,6 +64,7 @@ class TrainOptions:
     checkpoint: Path | None = None
     name: str = "train"
     bfloat16: bool = True
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def _make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
 
 
 def _identity(options: TrainOptions) -> str:
-    return json.dumps({"seed": options.seed, "schedule": asdict(options.schedule)}, sort_keys=True)
+    content = {"seed": options.seed, "schedule": asdict(options.schedule), "settings": options.settings}
+    return json.dumps(content, sort_keys=True)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, steps: int) -> None:
@@ -180,7 +183,17 @@ def training_options(options: argparse.Namespace, name: str) -> TrainOptions:
     torch.manual_seed(options.seed)
     schedule = Schedule(options.steps, options.learning_rate)
     checkpoint = options.output / f"{name}.checkpoint"
-    return TrainOptions(schedule, options.seed, options.device, options.minutes, checkpoint, name)
+    # Where a run is kept, how long it may take and where it runs do not make it another one.
+    settings = {n: str(v) for n, v in vars(options).items() if n not in ("output", "minutes", "threads", "device")}
+    return TrainOptions(
+        schedule,
+        options.seed,
+        options.device,
+        options.minutes,
+        checkpoint,
+        name,
+        settings=json.dumps(settings, sort_keys=True),
+    )
 
 
 def command_line(arguments: Iterable[str] | None) -> str:

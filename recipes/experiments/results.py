@@ -18,7 +18,8 @@ PAGE_HEAD = """# The papers' claims, and what we found
 Small networks, trained for minutes on two CPU cores on CamVid and on generated streets, cannot repeat the papers'
 numbers. They can show whether a claim has the same *shape*: which side is better, and what grows with what. Each row
 is one claim. "Holds", "does not hold" and "not significant" are computed from the numbers by a rule that each
-experiment writes down, with more than one seed by two standard errors. What differs from the paper is said below.
+experiment writes down: a difference by two standard errors over seeds, which is a mild test with two or three of them,
+or a bound on a mean. What differs from the paper, and rules that changed after a first look, are said below.
 
 Every experiment is one command, which its JSON file repeats: `python recipes/experiment.py x1 --root CAMVID`.
 This page is made of those files by `python recipes/experiment.py page`.

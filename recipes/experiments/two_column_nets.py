@@ -69,7 +69,7 @@ SCTF = Variant("sctf", replace(ISCTF.sparsity, crop=False), cross_column=False)
 def trained(variant: Variant, seed: int, train: Data, context: Context) -> TwoColumn:
     """Load the network of a variant and seed in evaluation mode; train it first if it is not there.
 
-    All start from the same columns, trained alone on whole frames. x10 and x11 share their networks: they lie beside
+    All start from the same columns, trained alone (see DEVIATIONS). x10 and x11 share their networks: they lie beside
     the folders of both. Variants of one seed see the same frames.
     """
     path = context.work.parent / "two-column" / f"{variant.name}-{seed}.safetensors"

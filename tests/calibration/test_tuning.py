@@ -16,12 +16,13 @@ from cascadert.calibration.exits import Candidate, PlannedExit, run_plan
 from cascadert.calibration.refit import Recording
 from cascadert.calibration.tuning import TuneOptions, is_exit_chain, split_of, tune, why_not, with_refitted
 from cascadert.calibration.tuning_choice import Goal
-from cascadert.calibration.tuning_costs import CostModel, StageTimes
+from cascadert.calibration.tuning_costs import CostModel, StageTimes, read_costs
 from cascadert.calibration.tuning_curves import outcome, variant_of
 from cascadert.calibration.tuning_exits import OverlappedCosts, plan_by_goal
 from cascadert.calibration.tuning_sweep import Counted
 from cascadert.calibration.tuning_variants import VariantOptions, make_variants, variant_specs
 from cascadert.errors import BundleError, GridError, InvalidRequest
+from cascadert.runtime.profiling.report import BENCH_SCHEMA
 
 Frames = list[tuple[np.ndarray, np.ndarray]]
 
@@ -57,6 +58,18 @@ class TestCosts:
         assert found.n["accurate"].p95 == pytest.approx(2.85)
         assert found.quality.accuracy == pytest.approx(12 / 18)
         assert found.miou == pytest.approx((8 / 14 + 4 / 10) / 2), "sums of pixels, not means of frames"
+
+    def test_times_that_are_none(self, toy_bundle: Bundle, tmp_path: Path) -> None:
+        report = tmp_path / "bench.json"
+        whole, blocks = {"frame": 1.0}, {"1": 2.0}
+        for stages, copies, words in (
+            ({"fast": {"4": 1.0}, "accurate": blocks}, {}, "no time of stage 'fast' for a whole frame"),
+            ({"fast": whole, "accurate": blocks}, {"upload": "1"}, "copy_ms: has something else than milliseconds"),
+        ):
+            content = {"schema": BENCH_SCHEMA, "name": "toy", "stage_ms": stages, "copy_ms": copies}
+            report.write_text(json.dumps(content))
+            with pytest.raises(InvalidRequest, match=words):
+                read_costs(toy_bundle.manifest, report)
 
     def test_a_chain_stops_where_nothing_is_refined(self, chain_bundle: Bundle) -> None:
         stages = {"fast": {None: 10.0}, "middle": {1: 2.0}, "accurate": {1: 4.0}}
@@ -152,6 +165,13 @@ class TestTune:
         with pytest.raises(InvalidRequest, match="--precision int8-tensorrt: has no kernels on a CPU"):
             TuneOptions(numerics=("fp32", "int8-tensorrt")).check()
         TuneOptions(numerics=("fp16",), profile=tmp_path / "bench.json").check()  # times of the device that has them
+        labelled, int8 = Recording([{}] * 8, [np.zeros(0)] * 8), TuneOptions(numerics=("fp32", "int8-cpu"))
+        with pytest.raises(InvalidRequest, match="--precision int8-cpu: is none that is calibrated here"):
+            tune(toy_bundle, labelled, tmp_path / "out", int8, CalibrateOptions(dialects=("tensorrt",)))
+        with pytest.raises(InvalidRequest, match="--precision int8-cpu: leaves out fp32, in which blocks"):
+            TuneOptions(variants=VariantOptions((8,)), numerics=("int8-cpu",)).check()
+        with pytest.raises(InvalidRequest, match=r"--spec street\.toml: .* add --block or --halo"):
+            TuneOptions(variants=VariantOptions(spec=Path("street.toml"))).check()
 
     def test_the_split_is_that_of_calibration(self) -> None:
         split = split_of(10)

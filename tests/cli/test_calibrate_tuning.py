@@ -146,6 +146,18 @@ def test_blocks_halo_and_precision(cli: Cli, toy_bundle: Bundle, streets: list[o
     if variants[found["choice"]["curve"]][2] == "int8-cpu":
         theta = found["curves"][4]["points"][found["choice"]["point"]]["thetas"]["accurate"]
         assert select.thetas["int8-cpu"] == theta
+    assert bundle.manifest.calibration is not None
+    assert {row.numerics for row in bundle.manifest.calibration.quality} >= {"fp16", "int8-cpu"}, "judged as written"
+
+
+@pytest.mark.slow
+def test_a_precision_is_tried_although_fp32_is_too_slow(
+    cli: Cli, toy_bundle: Bundle, streets: list[object], tmp_path: Path
+) -> None:
+    """Blocks are still picked to calibrate on, and the goal is what is said to be missed."""
+    options = ["--target-ms", 0.001, "--precision", "fp32,int8-cpu", "--calibrator", "min-max", "--count", 8]
+    output = cli(2, toy_bundle.path, *streets, *options, "--int8", "cpu", "-o", tmp_path / "out").output
+    assert "--target-ms 0.001: is not reached: the fastest takes" in re.sub(r"\s+", " ", output)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The shared training loop: it learns, repeats itself bit for bit, goes on where it stopped, and keeps what it made."""
 
+import argparse
 from pathlib import Path
 
 import files
@@ -76,6 +77,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run(network(), trainer.TrainOptions(trainer.Schedule(9), minutes=0, checkpoint=path))
     with pytest.raises(SystemExit, match=r"some.checkpoint: is of .*\"steps\": 9.*remove the file to start anew"):
         run(network(), trainer.TrainOptions(trainer.Schedule(8), checkpoint=path))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    trainer.add_training_arguments(parser, 4)
+    parser.add_argument("--loss")
+    command = ["--minutes", "0", "--threads", "1", "-o", str(tmp_path), "--loss"]
+    kept, other = (trainer.training_options(parser.parse_args([*command, loss]), "some") for loss in ("ce", "pfd"))
+    run(network(), kept)
+    run(network(), kept)  # goes on
+    with pytest.raises(SystemExit, match=r"pfd.*remove the file to start anew"):
+        run(network(), other)
 
 
 def test_what_needs_no_gradient_stays() -> None:

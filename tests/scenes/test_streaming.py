@@ -35,7 +35,7 @@ def test_closing_an_endless_stream_stops_its_workers() -> None:
 
 
 def test_no_more_frames_are_asked_for_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three are taken, and `workers` times `ahead` less one wait: the stream asks for one when one is due."""
+    """Three are taken, and `workers` times `ahead` wait: the stream asks for one when one is due."""
     asked: list[int] = []
 
     class Done:
@@ -60,7 +60,7 @@ def test_no_more_frames_are_asked_for_than_may_wait(monkeypatch: pytest.MonkeyPa
     source = stream(5, None, SMALL, workers=2, ahead=3)
     assert asked == []
     assert [next(source) for _ in range(3)] == [0, 1, 2]  # type: ignore[comparison-overlap]
-    assert asked == list(range(8))
+    assert asked == list(range(9))
     source.close()  # type: ignore[attr-defined]
     assert asked[-1] == -1
 

@@ -10,10 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from cascadert.bundle import Bundle, BundleManifest, write_bundle
-from cascadert.calibration.calibrate import HELD_OUT, Calibrated, CalibrateOptions, calibrate
+from cascadert.calibration.calibrate import HELD_OUT, Calibrated, CalibrateOptions, calibrate, split
 from cascadert.calibration.exit_chain import exits_of
+from cascadert.calibration.precision_parity import PrecisionOptions, compare_precisions
+from cascadert.calibration.precision_report import PrecisionReport
+from cascadert.calibration.quality import quality_row
 from cascadert.calibration.refit import Recording
 from cascadert.calibration.tuning_choice import Goal, choose, nearest, pareto
 from cascadert.calibration.tuning_costs import measure_costs, read_costs
@@ -26,13 +30,14 @@ from cascadert.calibration.tuning_report import (
     Choice,
     Curve,
     Outcome,
+    Point,
     TuningReport,
 )
 from cascadert.calibration.tuning_sweep import own_thetas
 from cascadert.calibration.tuning_variants import VariantOptions, make_variants
 from cascadert.errors import InvalidRequest
 from cascadert.export.rewire import with_thetas, write_rewired
-from cascadert.precision import Numerics
+from cascadert.precision import Numerics, int8_numerics
 
 Say = Callable[[str], None]
 _PROFILED = 8  # frames that times are measured on, in turns
@@ -64,8 +69,15 @@ class TuneOptions:
         """Refuse what does not go together.
 
         Raises:
-            InvalidRequest: a profile for several variants, or a precision that has no time here.
+            InvalidRequest: a profile for several variants, variants without fp32, where they are compared, or a
+                precision that has no time here.
         """
+        if (self.variants.blocks or self.variants.halos) and "fp32" not in self.numerics:
+            found = "leaves out fp32, in which blocks and halos are compared"
+            raise InvalidRequest(f"--precision {','.join(self.numerics)}", found, "add fp32")
+        if self.variants.spec is not None and not (self.variants.blocks or self.variants.halos):
+            found = "says where to export other blocks or halos from, and none are asked for"
+            raise InvalidRequest(f"--spec {self.variants.spec}", found, "add --block or --halo, or leave it out")
         several = self.variants.blocks or self.variants.halos or len(self.numerics) > 1
         if self.profile is not None and several:
             found = "has the times of one bundle in one precision"
@@ -112,6 +124,11 @@ def tune(
     if len(recording.frames) < 2 * HELD_OUT:
         found = f"are {len(recording.frames)}, of which every {HELD_OUT}th is held out"
         raise InvalidRequest("frames", found, f"give at least {2 * HELD_OUT}")
+    prepared = {"fp32", "fp16", *map(int8_numerics, calibration.dialects)}
+    for numerics in options.numerics:
+        if numerics not in prepared:
+            remedy = "calibrate for it, too (--int8), or leave it out"
+            raise InvalidRequest(f"--precision {numerics}", "is none that is calibrated here", remedy)
     with tempfile.TemporaryDirectory(prefix="cascadert-tune-") as work:
         if is_exit_chain(bundle.manifest):
             return _tune_exits(bundle, recording, output, Path(work), options, calibration, say)
@@ -151,6 +168,7 @@ class _Tuning:
         self._split = split_of(len(recording.frames))
         self._curves: list[Curve] = []
         self._bundles: list[Bundle] = []
+        self._best: tuple[float, float] | None = None
 
     def run(self, output: Path, calibration: CalibrateOptions) -> Tuned:
         others = [numerics for numerics in self._options.numerics if numerics != "fp32"]
@@ -163,11 +181,23 @@ class _Tuning:
         calibrated = calibrate(base, self._recording, self._work / "calibrated", calibration, self._say)
         self._add((calibrated.bundle, numerics) for numerics in others)
         report = self._report()
-        manifest = self._with_choices(calibrated.bundle.manifest)
-        written = write_bundle(
-            output, manifest, calibrated.bundle.graphs, calibrated.bundle.calibrations, replace=calibration.replace
-        )
-        return Tuned(report, replace(calibrated, bundle=written))
+        return Tuned(report, self._written(calibrated, output, replace_output=calibration.replace))
+
+    def _written(self, calibrated: Calibrated, output: Path, *, replace_output: bool) -> Calibrated:
+        """Write the bundle with the theta that the goal picks for each precision, and judge it with those."""
+        bundle, thetas = calibrated.bundle, self._thetas()
+        manifest = with_refitted(bundle.manifest, thetas)
+        judged = calibrated.report
+        if thetas:
+            self._say("comparing precisions at the thetas of the goal")
+            _, held = split(self._recording)
+            numerics = tuple(numerics for numerics in get_args(Numerics) if numerics in {r.name for r in judged.rows})
+            options = PrecisionOptions(numerics=numerics, torch=False, threads=self._options.threads)
+            candidate = write_rewired(bundle, manifest, self._work / "refitted")
+            judged = compare_precisions(candidate, held.frames, options, held.truths)
+            manifest = _judged(manifest, judged)
+        written = write_bundle(output, manifest, bundle.graphs, bundle.calibrations, replace=replace_output)
+        return replace(calibrated, bundle=written, report=judged)
 
     def _add(self, wanted: Iterable[tuple[Bundle, Numerics]]) -> None:
         """Measure some variants: labels one after the other, times in turns."""
@@ -201,9 +231,13 @@ class _Tuning:
         assert goal is not None
         places = [(c, p) for c, curve in enumerate(self._curves) for p in range(len(curve.points))]
         found = [self._curves[c].points[p].seen for c, p in places]
-        best_miou, _ = references_of(self._curves)
+        best_miou, _ = self._reference()
         index = choose(goal, found, best_miou)
-        if index is None:
+        if not reach and (index is None or not self._refines(places[index])):
+            # Another precision may reach the goal, and is calibrated on blocks that somebody picks.
+            places = [place for place in places if self._refines(place)]
+            index = nearest(goal, [self._curves[c].points[p].seen for c, p in places])
+        elif index is None:
             index = nearest(goal, found)
             if reach:
                 raise _unreached(
@@ -220,7 +254,7 @@ class _Tuning:
         times = [one.latency_ms if goal is None else goal.time_ms(one) for one in found]
         front = pareto(times, [one.miou for one in found])
         if goal is not None and (place := self._choose(reach=True)) is not None:
-            best, held_best = references_of(self._curves)
+            best, held_best = self._reference()
             held = self._curves[place[0]].points[place[1]].held
             chosen = Choice(*place, best, held_best, goal.is_met(held, held_best))
         return TuningReport(
@@ -235,17 +269,28 @@ class _Tuning:
             class_iou=_class_iou(self._curves, chosen),
         )
 
-    def _with_choices(self, manifest: BundleManifest) -> BundleManifest:
-        """Return the manifest with the theta that the goal picks of each precision that reaches it."""
+    def _refines(self, place: tuple[int, int]) -> bool:
+        curve, point = place
+        return _refines(self._curves[curve].points[point])
+
+    def _reference(self) -> tuple[float, float]:
+        """Return what a drop is counted from: fixed by the first curves, lest it move after fp32 has chosen."""
+        if self._best is None:
+            self._best = references_of(self._curves)
+        return self._best
+
+    def _thetas(self) -> dict[Numerics, Mapping[str, float]]:
+        """Return the thetas that the goal picks of each precision that reaches it and still refines something."""
         goal, thetas = self._options.goal, dict[Numerics, Mapping[str, float]]()
         if goal is None:
-            return manifest
-        best_miou, _ = references_of(self._curves)
+            return thetas
+        best_miou, _ = self._reference()
         for curve in self._curves:
-            index = choose(goal, [point.seen for point in curve.points], best_miou)
-            if curve.variant.numerics != "fp32" and index is not None:
+            seen = [point.seen for point in curve.points]
+            index = choose(goal, seen, best_miou)
+            if curve.variant.numerics != "fp32" and index is not None and _refines(curve.points[index]):
                 thetas[curve.variant.numerics] = curve.points[index].thetas
-        return with_refitted(manifest, thetas)
+        return thetas
 
 
 def with_refitted(manifest: BundleManifest, thetas: Mapping[Numerics, Mapping[str, float]]) -> BundleManifest:
@@ -262,6 +307,20 @@ def with_refitted(manifest: BundleManifest, thetas: Mapping[Numerics, Mapping[st
         kept = tuple(row for row in entry.quality if row.numerics not in thetas)
         entry = entry.model_copy(update={"quality": kept})
     return manifest.model_copy(update={"stages": tuple(stages), "calibration": entry})
+
+
+def _judged(manifest: BundleManifest, report: PrecisionReport) -> BundleManifest:
+    """Return the manifest with what a comparison found of its precisions."""
+    entry = manifest.calibration
+    if entry is None:
+        return manifest
+    entry = entry.model_copy(update={"quality": tuple(map(quality_row, report.rows))})
+    return manifest.model_copy(update={"calibration": entry})
+
+
+def _refines(point: Point) -> bool:
+    """Whether every decision picks some block, on the frames that choose and on those held out."""
+    return all(counts.mean > 0 for found in (point.seen, point.held) for counts in found.n.values())
 
 
 def _class_iou(curves: Sequence[Curve], choice: Choice | None) -> dict[str, tuple[float, ...]]:

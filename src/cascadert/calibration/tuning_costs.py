@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cascadert.bundle import BundleManifest
+from cascadert.errors import InvalidRequest
 from cascadert.graph import Graph
 from cascadert.runtime.costs import StageCosts
 from cascadert.runtime.open import open_graphs
@@ -143,6 +144,10 @@ def read_costs(manifest: BundleManifest, report: Path) -> CostModel:
         InvalidRequest: no such report, or one of another cascade.
     """
     stages, copies = read_stage_times(report, manifest)
+    for stage in make_plan(manifest).stages:
+        if not stage.sees_blocks and not {WHOLE, 1} & stages[stage.name].keys():
+            found = f"has no time of stage '{stage.name}' for a whole frame"
+            raise InvalidRequest(f"{report}: stage_ms", found, "measure it anew with `cascadert bench --json`")
     times = StageTimes(stages, copies)
     return CostModel(manifest, times, times, f"the bench {report.name}")
 

@@ -125,7 +125,13 @@ class Wanted:
         return next((Goal(cast("Kind", kind), value) for kind, value in given.items()), None)
 
     def _given(self) -> list[str]:
-        values = {"--precision": self.precision, "--block": self.block, "--halo": self.halo, "--profile": self.profile}
+        values = {
+            "--precision": self.precision,
+            "--block": self.block,
+            "--halo": self.halo,
+            "--spec": self.spec,
+            "--profile": self.profile,
+        }
         return [option for option, value in values.items() if value is not None]
 
     def _numerics(self) -> tuple[Numerics, ...]:

@@ -50,7 +50,7 @@ def _parallel(seed: int, numbers: Iterator[int], options: SceneOptions, workers:
     try:
         for index in numbers:
             waiting.append(pool.submit(render, seed, index, options))
-            if len(waiting) == workers * ahead:
+            if len(waiting) > workers * ahead:  # what the caller works on is no longer ahead
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

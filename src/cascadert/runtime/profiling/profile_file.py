@@ -88,8 +88,11 @@ def _measured(path: Path, manifest: BundleManifest, wanted: str) -> dict[str, di
         if not isinstance(times, dict) or not times or not all(map(_is_time, times.items())):
             raise _lacking(path, stage.name, wanted)
         found[stage.name] = {n: float(ms) for n, ms in times.items()}
-    known = isinstance(copies, dict) and all(isinstance(ms, int | float) for ms in copies.values())
-    return {"stage_ms": found, "copy_ms": dict(copies) if known and isinstance(copies, dict) else {}}
+    if copies is None:  # nothing is copied where stages run on the host
+        return {"stage_ms": found, "copy_ms": {}}
+    if not isinstance(copies, dict) or not all(isinstance(ms, int | float) and ms >= 0 for ms in copies.values()):
+        raise InvalidRequest(f"{path}: copy_ms", "has something else than milliseconds", _TIMES_REMEDY)
+    return {"stage_ms": found, "copy_ms": dict(copies)}
 
 
 def _is_time(item: tuple[str, Any]) -> bool:
