@@ -135,6 +135,8 @@ def test_a_run_out_of_time_goes_on_where_it_was(camvid: Path, tmp_path: Path) ->
     first = ["--first", str(whole / "first.safetensors")]
     two_stage.main([*command, str(parts), *first, "--minutes", "0"])
     assert sorted(path.name for path in parts.iterdir()) == ["first.safetensors", "second.checkpoint"]
-    two_stage.main([*command, str(parts)])
+    with pytest.raises(SystemExit, match="remove the file to start anew"):
+        two_stage.main([*command, str(parts)])  # of another command
+    two_stage.main([*command, str(parts), *first])
     found, wanted = (load_file(folder / "second.safetensors") for folder in (parts, whole))
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
