@@ -31,13 +31,14 @@ from rich.table import Table
 
 from cascadert.bundle import Bundle
 from cascadert.calibration.metrics import ConfusionMatrix
+from cascadert.calibration.tuning_variants import VariantOptions, variant_specs
 from cascadert.cli.frames import LabelledFrames
 from cascadert.export.compile import export_spec
 from cascadert.jetson.machine import machine, versions
 from cascadert.runtime.open import open_pipeline
 from cascadert.runtime.options import RuntimeOptions
 from cascadert.runtime.pipeline import Pipeline
-from cascadert.spec import CascadeSpec, GridSpec, ThresholdPolicy, load_spec
+from cascadert.spec import CascadeSpec, ThresholdPolicy, load_spec
 
 FAST, EVERY, WHOLE = "fast network alone", "every block refined", "accurate network, whole frame"
 
@@ -61,12 +62,8 @@ class Row:
 
 def cut(spec: CascadeSpec, block: int | None, halo: int | None) -> CascadeSpec:
     """The cascade with other blocks or another halo."""
-    stages = spec.stages
-    if halo is not None:
-        stages = (*stages[:-1], stages[-1].model_copy(update={"halo": halo}))
-    if block is not None:
-        spec = spec.model_copy(update={"grid": GridSpec(block=(block, block))})
-    return spec.with_stages(stages)
+    blocks, halos = ((side,) if side is not None else () for side in (block, halo))
+    return variant_specs(spec, VariantOptions(blocks, halos))[0]
 
 
 def whole_frame(spec: CascadeSpec) -> CascadeSpec:

@@ -238,11 +238,9 @@ class _Tuning:
             places = [place for place in places if self._refines(place)]
             index = nearest(goal, [self._curves[c].points[p].seen for c, p in places])
         elif index is None:
-            index = nearest(goal, found)
-            if reach:
-                raise _unreached(
-                    goal, self._curves, None if index is None else (places[index], found[index]), best_miou
-                )
+            near = nearest(goal, found)
+            best = None if near is None else (places[near], found[near])
+            raise _unreached(goal, self._curves, best, best_miou)
         elif reach:
             _check_refines(goal, self._curves[places[index][0]], places[index][1])
         return None if index is None else places[index]
