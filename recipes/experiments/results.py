@@ -52,7 +52,8 @@ def save(experiment: Experiment, outcome: Outcome, folder: Path, command: str, m
 
 def write_page(folder: Path) -> Path:
     """Write README.md of all results in the folder, in the order of their numbers."""
-    paths = sorted(folder.glob("x*.json"), key=lambda path: int(path.stem[1:]))
+    found = (path for path in folder.glob("x*.json") if path.stem[1:].isdecimal())
+    paths = sorted(found, key=lambda path: int(path.stem[1:]))
     if not paths:
         raise SystemExit(f"{folder}: no results x*.json; run an experiment first")
     results = [json.loads(path.read_text()) for path in paths]
